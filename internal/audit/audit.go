@@ -1,0 +1,162 @@
+// Package audit is the hash-chained audit log: every state change and its entry are one transaction, and each
+// entry carries the hash of the one before, so that a change, removal, insertion or reordering shows, and a
+// truncation shows against an exported head.
+package audit
+
+import (
+	"bufio"
+	"context"
+	"crypto/sha256"
+	"encoding/hex"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"strconv"
+	"time"
+
+	"github.com/natal-pki/natal/internal/database"
+)
+
+// Entry says who did what to which object. Secrets never stand in it.
+type Entry struct {
+	Actor  string            // "cli:uid=0", "admin:NAME", "device:ID", "bridge:ID", "server"
+	Action string            // "certificate_issued", "code_used", ...
+	Object string            // a device id, a serial number, a name
+	Detail map[string]string // snake_case keys
+}
+
+// Head is the newest entry of a log. Keep one elsewhere to notice a truncation.
+type Head struct {
+	Seq  int64  `db:"seq" json:"seq"`
+	Hash string `db:"hash" json:"hash"` // SHA-256, hex
+}
+
+type record struct {
+	Seq      int64  `db:"seq" json:"seq"`
+	At       int64  `db:"at" json:"at"` // Unix milliseconds
+	Actor    string `db:"actor" json:"actor"`
+	Action   string `db:"action" json:"action"`
+	Object   string `db:"object" json:"object"`
+	Detail   string `db:"detail" json:"detail"` // a JSON object
+	Previous string `db:"previous" json:"previous"`
+	Hash     string `db:"hash" json:"hash"`
+}
+
+// sum hashes every field, each preceded by its length, so that no two records share an encoding.
+func (r *record) sum() string {
+	h := sha256.New()
+	for _, field := range []string{strconv.FormatInt(r.Seq, 10), strconv.FormatInt(r.At, 10), r.Actor, r.Action, r.Object, r.Detail, r.Previous} {
+		fmt.Fprintf(h, "%d:%s", len(field), field)
+	}
+	return hex.EncodeToString(h.Sum(nil))
+}
+
+// Append adds an entry as the last act of tx. If it cannot be written, tx does not happen.
+func Append(tx *database.Tx, at time.Time, e Entry) error {
+	detail, err := json.Marshal(e.Detail)
+	if err != nil {
+		return fmt.Errorf("audit: %w", err)
+	}
+	if e.Detail == nil {
+		detail = []byte("{}")
+	}
+	tx.AtEnd(func() error {
+		query := "SELECT seq, hash FROM audit_head WHERE id = 1"
+		if tx.Dialect() == database.Postgres {
+			query += " FOR UPDATE"
+		}
+		var head Head
+		if err := tx.Get(&head, query); err != nil {
+			return fmt.Errorf("audit head: %w", err)
+		}
+		r := record{Seq: head.Seq + 1, At: at.UnixMilli(), Actor: e.Actor, Action: e.Action, Object: e.Object, Detail: string(detail), Previous: head.Hash}
+		r.Hash = r.sum()
+		if _, err := tx.Exec("INSERT INTO audit (seq, at, actor, action, object, detail, previous, hash) VALUES (?, ?, ?, ?, ?, ?, ?, ?)",
+			r.Seq, r.At, r.Actor, r.Action, r.Object, r.Detail, r.Previous, r.Hash); err != nil {
+			return fmt.Errorf("audit: %w", err)
+		}
+		if _, err := tx.Exec("UPDATE audit_head SET seq = ?, at = ?, hash = ? WHERE id = 1", r.Seq, r.At, r.Hash); err != nil {
+			return fmt.Errorf("audit head: %w", err)
+		}
+		return nil
+	})
+	return nil
+}
+
+// Newest returns the time of the newest entry; the zero time when there is none.
+func Newest(ctx context.Context, db *database.DB) (time.Time, error) {
+	var at int64
+	if err := db.Get(ctx, &at, "SELECT at FROM audit_head WHERE id = 1"); err != nil {
+		return time.Time{}, fmt.Errorf("audit head: %w", err)
+	}
+	if at == 0 {
+		return time.Time{}, nil
+	}
+	return time.UnixMilli(at).UTC(), nil
+}
+
+// ErrBroken is the root of every finding of Verify.
+var ErrBroken = errors.New("audit log is broken")
+
+// Verify walks the whole log and returns its head. known, if not nil, is a head exported earlier, which must still be part of the log.
+func Verify(ctx context.Context, db *database.DB, known *Head) (Head, error) {
+	head := Head{}
+	err := walk(ctx, db, func(r record) error {
+		switch {
+		case r.Seq != head.Seq+1:
+			return fmt.Errorf("%w: entry %d is followed by %d", ErrBroken, head.Seq, r.Seq)
+		case r.Previous != head.Hash:
+			return fmt.Errorf("%w: entry %d does not continue entry %d", ErrBroken, r.Seq, head.Seq)
+		case r.sum() != r.Hash:
+			return fmt.Errorf("%w: entry %d was changed", ErrBroken, r.Seq)
+		case known != nil && known.Seq == r.Seq && known.Hash != r.Hash:
+			return fmt.Errorf("%w: entry %d is not the one of the exported head", ErrBroken, r.Seq)
+		}
+		head = Head{Seq: r.Seq, Hash: r.Hash}
+		return nil
+	})
+	if err != nil {
+		return head, err
+	}
+	var stored Head
+	if err := db.Get(ctx, &stored, "SELECT seq, hash FROM audit_head WHERE id = 1"); err != nil {
+		return head, fmt.Errorf("audit head: %w", err)
+	}
+	if stored.Seq > head.Seq || (stored.Seq == head.Seq && stored.Hash != head.Hash) {
+		return head, fmt.Errorf("%w: its end is missing: head says %d, last entry is %d", ErrBroken, stored.Seq, head.Seq)
+	}
+	if known != nil && known.Seq > head.Seq {
+		return head, fmt.Errorf("%w: its end is missing: exported head says %d, last entry is %d", ErrBroken, known.Seq, head.Seq)
+	}
+	return head, nil
+}
+
+// Export writes one JSON object a line, oldest first.
+func Export(ctx context.Context, db *database.DB, w io.Writer) error {
+	out := bufio.NewWriter(w)
+	encoder := json.NewEncoder(out)
+	if err := walk(ctx, db, func(r record) error { return encoder.Encode(r) }); err != nil {
+		return err
+	}
+	return out.Flush()
+}
+
+func walk(ctx context.Context, db *database.DB, visit func(record) error) error {
+	const page = 1000
+	for last := int64(0); ; {
+		var records []record
+		if err := db.Select(ctx, &records, "SELECT seq, at, actor, action, object, detail, previous, hash FROM audit WHERE seq > ? ORDER BY seq LIMIT ?", last, page); err != nil {
+			return fmt.Errorf("read audit: %w", err)
+		}
+		for _, r := range records {
+			if err := visit(r); err != nil {
+				return err
+			}
+			last = r.Seq
+		}
+		if len(records) < page {
+			return nil
+		}
+	}
+}

@@ -1,0 +1,9 @@
+//go:build !testhooks
+
+package clock
+
+import "time"
+
+const systemPoll = time.Minute
+
+func systemNow() time.Time { return time.Now() }

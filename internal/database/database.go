@@ -1,0 +1,165 @@
+// Package database is the one door to the project's storage: SQLite, which needs nothing, or
+// PostgreSQL, for several servers on one database.
+//
+// All writes go through DB.Write. On SQLite one goroutine commits many waiting writes at once,
+// a savepoint each (writer.go); on PostgreSQL each write is a READ COMMITTED transaction
+// (postgres.go). Reads use a pool of their own and never wait for writes.
+//
+// It knows no table but its own bookkeeping: the schema stands in migrations/, the statements with
+// the packages that own the tables. Statements are written with "?" placeholders in both dialects.
+//
+// Files: database.go (open, read), tx.go (what a write may do), writer.go (SQLite group commit), postgres.go, migrate.go.
+package database
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"net/url"
+	"strings"
+	"sync/atomic"
+
+	"github.com/jackc/pgx/v5/pgconn"
+	_ "github.com/jackc/pgx/v5/stdlib" // driver "pgx"
+	"github.com/jmoiron/sqlx"
+	"github.com/natal-pki/natal/internal/fault"
+	"modernc.org/sqlite"
+	sqlite3 "modernc.org/sqlite/lib"
+)
+
+// ErrFailed is what every write returns after the storage has failed in a way that leaves unknown
+// what is on disk (an I/O error of a write or of fsync). Only a restart clears it.
+var ErrFailed = errors.New("storage has failed; nothing is written until a restart")
+
+// Dialects.
+const (
+	SQLite   = "sqlite"
+	Postgres = "postgres"
+)
+
+// DB is an open database. It is safe for concurrent use.
+type DB struct {
+	dialect string
+	read    *sqlx.DB
+	write   *sqlx.DB
+	queue   chan *request
+	stopped chan struct{}
+	failed  atomic.Pointer[error]
+}
+
+// Open opens "sqlite:PATH" (created with mode 0600 when missing) or a "postgres://..." URL and brings the schema
+// up to date. A database whose schema is newer than this program is refused.
+func Open(ctx context.Context, address string) (*DB, error) {
+	if path, ok := strings.CutPrefix(address, "sqlite:"); ok {
+		return openSQLite(ctx, path)
+	}
+	if strings.HasPrefix(address, "postgres://") || strings.HasPrefix(address, "postgresql://") {
+		return openPostgres(ctx, address)
+	}
+	return nil, errors.New("database address: want sqlite:PATH or postgres://...")
+}
+
+func openSQLite(ctx context.Context, path string) (*DB, error) {
+	if err := createPrivate(path); err != nil {
+		return nil, fmt.Errorf("open database: %w", err)
+	}
+	dsn := "file:" + (&url.URL{Path: path}).EscapedPath() + "?_txlock=immediate" +
+		"&_pragma=busy_timeout(5000)&_pragma=journal_mode(WAL)&_pragma=synchronous(FULL)&_pragma=foreign_keys(1)&_pragma=cache_size(-32768)"
+	w, err := sqlx.Open("sqlite", dsn)
+	if err != nil {
+		return nil, fmt.Errorf("open database %s: %w", path, err)
+	}
+	w.SetMaxOpenConns(1)
+	if err := migrate(ctx, w, SQLite); err != nil {
+		w.Close()
+		return nil, fmt.Errorf("open database %s: %w", path, err)
+	}
+	r, err := sqlx.Open("sqlite", dsn+"&_pragma=query_only(1)")
+	if err != nil {
+		w.Close()
+		return nil, fmt.Errorf("open database %s: %w", path, err)
+	}
+	r.SetMaxOpenConns(4)
+	r.SetMaxIdleConns(4)
+	db := &DB{dialect: SQLite, read: r, write: w, queue: make(chan *request, 1024), stopped: make(chan struct{})}
+	go db.commitLoop()
+	return db, nil
+}
+
+// Close waits for the writes under way and closes the database.
+func (db *DB) Close() error {
+	if db.dialect == SQLite {
+		close(db.queue)
+		<-db.stopped
+		return errors.Join(db.read.Close(), db.write.Close())
+	}
+	return db.write.Close()
+}
+
+// Dialect is SQLite or Postgres.
+func (db *DB) Dialect() string { return db.dialect }
+
+// Healthy returns ErrFailed, with the cause, once the storage has failed.
+func (db *DB) Healthy() error {
+	if cause := db.failed.Load(); cause != nil {
+		return fmt.Errorf("%w: %w", ErrFailed, *cause)
+	}
+	return nil
+}
+
+// Write runs fn in a transaction and returns once it is durable. When it returns an error, fn's own included,
+// nothing of this write is acknowledged (after a lost connection to PostgreSQL it may still have been done).
+//
+// step names the write for fault tests. fn may run twice and must touch nothing but tx. ctx bounds
+// only the wait for a turn: a transaction that has begun is carried to its end.
+func (db *DB) Write(ctx context.Context, step string, fn func(tx *Tx) error) error {
+	return fault.Step(step, func() error {
+		if err := db.Healthy(); err != nil {
+			return err
+		}
+		if db.dialect == SQLite {
+			return db.enqueue(ctx, fn)
+		}
+		return db.writePostgres(ctx, fn)
+	})
+}
+
+// Get reads one row into dest; sql.ErrNoRows when there is none.
+func (db *DB) Get(ctx context.Context, dest any, query string, args ...any) error {
+	return db.read.GetContext(ctx, dest, db.rebind(query), args...)
+}
+
+// Select reads all rows into the slice that dest points to.
+func (db *DB) Select(ctx context.Context, dest any, query string, args ...any) error {
+	return db.read.SelectContext(ctx, dest, db.rebind(query), args...)
+}
+
+func (db *DB) rebind(query string) string {
+	if db.dialect == Postgres {
+		return sqlx.Rebind(sqlx.DOLLAR, query)
+	}
+	return query
+}
+
+// IsUnique tells whether err comes from a unique index.
+func IsUnique(err error) bool {
+	var s *sqlite.Error
+	if errors.As(err, &s) {
+		return s.Code() == sqlite3.SQLITE_CONSTRAINT_UNIQUE || s.Code() == sqlite3.SQLITE_CONSTRAINT_PRIMARYKEY
+	}
+	var p *pgconn.PgError
+	return errors.As(err, &p) && p.Code == "23505"
+}
+
+// fatal tells whether err leaves unknown what SQLite has on disk. A full disk does not: SQLite rolls back.
+func fatal(err error) bool {
+	var s *sqlite.Error
+	if !errors.As(err, &s) {
+		return false
+	}
+	switch s.Code() & 0xff {
+	case sqlite3.SQLITE_IOERR, sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB:
+		return true
+	}
+	return false
+}

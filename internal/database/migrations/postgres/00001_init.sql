@@ -1,0 +1,172 @@
+-- All times are Unix milliseconds, UTC; 0 means "not yet". Hashes and serial numbers are lower-case hex.
+-- +goose Up
+CREATE TABLE counters (
+    name  TEXT   NOT NULL PRIMARY KEY,
+    value BIGINT NOT NULL
+);
+INSERT INTO counters (name, value) VALUES ('changes', 0), ('configuration', 1);
+
+CREATE TABLE audit (
+    seq      BIGINT NOT NULL PRIMARY KEY,
+    at       BIGINT NOT NULL,
+    actor    TEXT   NOT NULL,
+    action   TEXT   NOT NULL,
+    object   TEXT   NOT NULL,
+    detail   TEXT   NOT NULL,
+    previous TEXT   NOT NULL,
+    hash     TEXT   NOT NULL
+);
+CREATE TABLE audit_head (
+    id   BIGINT NOT NULL PRIMARY KEY,
+    seq  BIGINT NOT NULL,
+    at   BIGINT NOT NULL,
+    hash TEXT   NOT NULL
+);
+INSERT INTO audit_head (id, seq, at, hash) VALUES (1, 0, 0, '');
+
+CREATE TABLE profiles (
+    name       TEXT   NOT NULL,
+    version    BIGINT NOT NULL,
+    hash       TEXT   NOT NULL,
+    yaml       TEXT   NOT NULL,
+    created_at BIGINT NOT NULL,
+    PRIMARY KEY (name, version)
+);
+
+CREATE TABLE authorities (
+    name         TEXT   NOT NULL PRIMARY KEY,
+    subject      TEXT   NOT NULL,
+    parent       TEXT   NOT NULL,
+    state        TEXT   NOT NULL,
+    key_spec     TEXT   NOT NULL,
+    key_uri      TEXT   NOT NULL,
+    profile_use  TEXT   NOT NULL,
+    public_url   TEXT   NOT NULL,
+    csr          BYTEA,
+    certificate  BYTEA,
+    chain        BYTEA,
+    crl_validity BIGINT NOT NULL,
+    crl_interval BIGINT NOT NULL,
+    crl_number   BIGINT NOT NULL,
+    created_at   BIGINT NOT NULL
+);
+
+CREATE TABLE crls (
+    authority   TEXT   NOT NULL,
+    number      BIGINT NOT NULL,
+    this_update BIGINT NOT NULL,
+    next_update BIGINT NOT NULL,
+    entries     BIGINT NOT NULL,
+    sha256      TEXT   NOT NULL,
+    der         BYTEA   NOT NULL,
+    PRIMARY KEY (authority, number)
+);
+CREATE INDEX crls_sha256 ON crls (sha256);
+
+CREATE TABLE labels (
+    name       TEXT   NOT NULL PRIMARY KEY,
+    authority  TEXT   NOT NULL,
+    profile    TEXT   NOT NULL,
+    auth       TEXT   NOT NULL,
+    version    BIGINT NOT NULL,
+    created_at BIGINT NOT NULL,
+    updated_at BIGINT NOT NULL
+);
+
+CREATE TABLE birth_cas (
+    label       TEXT   NOT NULL,
+    fingerprint TEXT   NOT NULL,
+    subject     TEXT   NOT NULL,
+    certificate BYTEA   NOT NULL,
+    added_at    BIGINT NOT NULL,
+    PRIMARY KEY (label, fingerprint)
+);
+
+CREATE TABLE end_entities (
+    id         TEXT   NOT NULL PRIMARY KEY,
+    label      TEXT   NOT NULL,
+    state      TEXT   NOT NULL,
+    bound_kind TEXT   NOT NULL,
+    bound_to   TEXT   NOT NULL,
+    sans       TEXT   NOT NULL,
+    generation BIGINT NOT NULL,
+    created_at BIGINT NOT NULL,
+    updated_at BIGINT NOT NULL
+);
+CREATE INDEX end_entities_label ON end_entities (label, id);
+
+CREATE TABLE enrollment_codes (
+    id         TEXT   NOT NULL PRIMARY KEY,
+    device     TEXT   NOT NULL,
+    label      TEXT   NOT NULL,
+    hash       TEXT   NOT NULL,
+    state      TEXT   NOT NULL,
+    expires_at BIGINT NOT NULL,
+    created_at BIGINT NOT NULL,
+    used_at    BIGINT NOT NULL,
+    issuer     TEXT   NOT NULL,
+    serial     TEXT   NOT NULL
+);
+CREATE INDEX enrollment_codes_device ON enrollment_codes (device);
+
+CREATE TABLE certificates (
+    serial         TEXT   NOT NULL,
+    issuer         TEXT   NOT NULL,
+    state          TEXT   NOT NULL,
+    device         TEXT   NOT NULL,
+    label          TEXT   NOT NULL,
+    profile        TEXT   NOT NULL,
+    profile_hash   TEXT   NOT NULL,
+    spki_sha256    TEXT   NOT NULL,
+    requester_kind TEXT   NOT NULL,
+    requester      TEXT   NOT NULL,
+    claim          TEXT   NOT NULL,
+    generation     BIGINT NOT NULL,
+    renews         TEXT   NOT NULL,
+    tbs_sha256     TEXT   NOT NULL,
+    tbs            BYTEA,
+    der            BYTEA,
+    not_before     BIGINT NOT NULL,
+    not_after      BIGINT NOT NULL,
+    created_at     BIGINT NOT NULL,
+    issued_at      BIGINT NOT NULL,
+    renewed_at     BIGINT NOT NULL,
+    first_used_at  BIGINT NOT NULL,
+    superseded_at  BIGINT NOT NULL,
+    revoked_at     BIGINT NOT NULL,
+    reason         TEXT   NOT NULL,
+    PRIMARY KEY (serial, issuer)
+);
+CREATE UNIQUE INDEX certificates_claim ON certificates (claim);
+CREATE INDEX certificates_device ON certificates (device);
+CREATE INDEX certificates_revoked ON certificates (issuer, revoked_at) WHERE revoked_at > 0;
+CREATE INDEX certificates_intended ON certificates (created_at) WHERE state = 'intended';
+
+CREATE TABLE changes (
+    seq        BIGINT NOT NULL PRIMARY KEY,
+    at         BIGINT NOT NULL,
+    kind       TEXT   NOT NULL,
+    device     TEXT   NOT NULL,
+    label      TEXT   NOT NULL,
+    profile    TEXT   NOT NULL,
+    issuer     TEXT   NOT NULL,
+    serial     TEXT   NOT NULL,
+    reason     TEXT   NOT NULL,
+    superseded BIGINT NOT NULL
+);
+
+CREATE TABLE bridge_acks (
+    bridge      TEXT   NOT NULL,
+    broker      TEXT   NOT NULL,
+    seq         BIGINT NOT NULL,
+    verified_at BIGINT NOT NULL,
+    error       TEXT   NOT NULL,
+    at          BIGINT NOT NULL,
+    PRIMARY KEY (bridge, broker)
+);
+
+CREATE TABLE administrators (
+    name       TEXT   NOT NULL PRIMARY KEY,
+    role       TEXT   NOT NULL,
+    created_at BIGINT NOT NULL
+);

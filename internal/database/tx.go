@@ -1,0 +1,84 @@
+// What a write may do: the statements of one transaction.
+
+package database
+
+import (
+	"context"
+	"database/sql"
+
+	"github.com/jmoiron/sqlx"
+)
+
+// Tx is a transaction under way. It is valid only inside the function given to Write.
+type Tx struct {
+	db     *DB
+	conn   conn
+	atEnd  []func() error
+	broken error // set when the transaction itself is lost, as opposed to a statement refused
+}
+
+type conn interface {
+	GetContext(ctx context.Context, dest any, query string, args ...any) error
+	SelectContext(ctx context.Context, dest any, query string, args ...any) error
+	ExecContext(ctx context.Context, query string, args ...any) (sql.Result, error)
+}
+
+var (
+	_ conn = (*sqlx.Conn)(nil)
+	_ conn = (*sqlx.Tx)(nil)
+)
+
+// Statements inside a transaction never see a caller's context: a context cancelled inside a savepoint rolls back the
+// whole SQLite transaction, other callers' writes included.
+var unbounded = context.Background()
+
+// Get reads one row into dest; sql.ErrNoRows when there is none.
+func (tx *Tx) Get(dest any, query string, args ...any) error {
+	return tx.note(tx.conn.GetContext(unbounded, dest, tx.db.rebind(query), args...))
+}
+
+// Select reads all rows into the slice that dest points to.
+func (tx *Tx) Select(dest any, query string, args ...any) error {
+	return tx.note(tx.conn.SelectContext(unbounded, dest, tx.db.rebind(query), args...))
+}
+
+// Exec runs a statement and returns how many rows it touched.
+func (tx *Tx) Exec(query string, args ...any) (rows int64, err error) {
+	result, err := tx.conn.ExecContext(unbounded, tx.db.rebind(query), args...)
+	if err != nil {
+		return 0, tx.note(err)
+	}
+	rows, err = result.RowsAffected()
+	return rows, tx.note(err)
+}
+
+// AtEnd runs fn as the last thing of the transaction, in the order of the calls. What many transactions contend for (the
+// head of the audit log, the counter of the change feed) is locked there, so that it is held briefly.
+func (tx *Tx) AtEnd(fn func() error) {
+	tx.atEnd = append(tx.atEnd, fn)
+}
+
+// Dialect is SQLite or Postgres, for the rare statement that differs.
+func (tx *Tx) Dialect() string { return tx.db.dialect }
+
+func (tx *Tx) note(err error) error {
+	if err != nil && fatal(err) {
+		tx.broken = err
+	}
+	return err
+}
+
+// run calls fn and what it left for the end.
+func (tx *Tx) run(fn func(tx *Tx) error) error {
+	if err := fn(tx); err != nil {
+		return err
+	}
+	for len(tx.atEnd) > 0 {
+		last := tx.atEnd[0]
+		tx.atEnd = tx.atEnd[1:]
+		if err := last(); err != nil {
+			return err
+		}
+	}
+	return nil
+}
