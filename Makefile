@@ -1,0 +1,63 @@
+# Two commands are enough to begin: make run, make test.
+
+GO ?= go
+BIN := bin
+PROGRAMS := est-server broker-bridge estclient-example
+
+# Nothing needs cgo; without it the binaries run on any Linux of their architecture.
+BUILD = CGO_ENABLED=0 $(GO) build -trimpath
+
+.PHONY: build
+build: $(PROGRAMS:%=$(BIN)/%)
+
+# The Go tool knows best what is up to date.
+.PHONY: $(PROGRAMS:%=$(BIN)/%)
+$(BIN)/est-server:
+	@$(BUILD) -o $@ ./server
+$(BIN)/%:
+	@$(BUILD) -o $@ ./$*
+
+## run: build, make CAs and certificates in ./data the first time, and serve (ARGS: more arguments)
+.PHONY: run
+run: $(BIN)/est-server
+	@exec $(BIN)/est-server run --data ./data $(ARGS)
+
+## test: install what the tests need (on Debian), run them all (ARGS: more arguments of go test)
+.PHONY: test
+test:
+	@GO="$(GO)" scripts/test.sh $(ARGS)
+
+## check: format, vet, staticcheck, tidy module files, import directions
+.PHONY: check
+check: $(BIN)/tools/staticcheck
+	@unformatted=$$(gofmt -l $$(git ls-files --cached --others --exclude-standard '*.go')); \
+		if [ -n "$$unformatted" ]; then echo "not gofmt-ed: $$unformatted" >&2; exit 1; fi
+	$(GO) vet ./...
+	$(GO) vet -tags testhooks ./...
+	$(BIN)/tools/staticcheck ./...
+	$(BIN)/tools/staticcheck -tags testhooks ./...
+	$(GO) mod tidy -diff
+	$(GO) test -count=1 ./test/imports
+
+.PHONY: $(BIN)/tools/staticcheck
+$(BIN)/tools/staticcheck:
+	@cd tools && $(GO) build -o ../$@ honnef.co/go/tools/cmd/staticcheck
+
+## demo: the whole story in one terminal, in under a minute
+.PHONY: demo
+demo: build
+	@NATAL_BIN=$(CURDIR)/$(BIN) $(GO) run ./test/demo $(ARGS)
+
+## bench: what a durable certificate costs beside a bare TLS handler
+.PHONY: bench
+bench: build
+	@NATAL_BIN=$(CURDIR)/$(BIN) $(GO) run ./test/load $(ARGS)
+
+## fuzz: every fuzz target for FUZZTIME (default 15m)
+.PHONY: fuzz
+fuzz:
+	@GO="$(GO)" scripts/fuzz.sh
+
+.PHONY: clean
+clean:
+	rm -rf $(BIN)
