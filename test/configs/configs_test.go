@@ -1,0 +1,122 @@
+// Package configs holds the tests that show the samples in configs/ to whoever reads them for real: Prometheus'
+// own checker and systemd's.
+package configs
+
+import (
+	"os"
+	"path/filepath"
+	"regexp"
+	"strconv"
+	"strings"
+	"testing"
+
+	"go.yaml.in/yaml/v3"
+
+	"github.com/natal-pki/natal/test/e2e/harness"
+)
+
+func sample(name string) string { return filepath.Join(harness.Root(), "configs", name) }
+
+func TestPrometheusAcceptsItsConfiguration(t *testing.T) {
+	t.Parallel()
+	harness.RequirePrograms(t, "promtool")
+	harness.MustRun(t, harness.Program(t, "promtool"), "check", "config", sample("prometheus.yml"))
+}
+
+func TestAlertRulesFireAndStaySilent(t *testing.T) {
+	t.Parallel()
+	harness.RequirePrograms(t, "promtool")
+	harness.MustRun(t, harness.Program(t, "promtool"), "test", "rules", sample("alerts_test.yml"))
+}
+
+// A rule without a test would be found out in the night in which it is needed.
+func TestEveryAlertIsSeenFiringAndSilent(t *testing.T) {
+	t.Parallel()
+	var rules struct {
+		Groups []struct {
+			Rules []struct{ Alert string }
+		}
+	}
+	var tests struct {
+		Tests []struct {
+			Cases []struct {
+				Alert    string `yaml:"alertname"`
+				Expected []any  `yaml:"exp_alerts"`
+			} `yaml:"alert_rule_test"`
+		}
+	}
+	read(t, "alerts.yml", &rules)
+	read(t, "alerts_test.yml", &tests)
+	firing, silent := map[string]bool{}, map[string]bool{}
+	for _, test := range tests.Tests {
+		for _, c := range test.Cases {
+			if len(c.Expected) > 0 {
+				firing[c.Alert] = true
+			} else {
+				silent[c.Alert] = true
+			}
+		}
+	}
+	count := 0
+	for _, g := range rules.Groups {
+		for _, r := range g.Rules {
+			count++
+			if !firing[r.Alert] || !silent[r.Alert] {
+				t.Errorf("%s: seen firing %v, seen silent %v", r.Alert, firing[r.Alert], silent[r.Alert])
+			}
+		}
+	}
+	if count == 0 {
+		t.Error("no rules found")
+	}
+}
+
+func read(t *testing.T, name string, into any) {
+	t.Helper()
+	content, err := os.ReadFile(sample(name))
+	if err == nil {
+		err = yaml.Unmarshal(content, into)
+	}
+	if err != nil {
+		t.Fatalf("%s: %v", name, err)
+	}
+}
+
+// worstExposure is the highest score that systemd may give each unit (0 is best, 10 worst).
+var worstExposure = map[string]float64{"est-server": 1.5, "broker-bridge": 3.0, "estclient-example": 1.5}
+
+func TestSystemdUnitsAreValidAndHardened(t *testing.T) {
+	t.Parallel()
+	harness.RequirePrograms(t, "systemd-analyze")
+	analyze := harness.Program(t, "systemd-analyze")
+	for name, worst := range worstExposure {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			unit, err := os.ReadFile(sample("systemd/" + name + ".service"))
+			if err != nil {
+				t.Fatal(err)
+			}
+			installed := "ExecStart=/usr/local/bin/" + name + " "
+			if !strings.Contains(string(unit), installed) {
+				t.Fatalf("no line %q", installed)
+			}
+			// systemd looks for the program: show it the built one.
+			built := strings.Replace(string(unit), installed, "ExecStart="+harness.Binary(t, name)+" ", 1)
+			file := filepath.Join(t.TempDir(), name+".service")
+			if err := os.WriteFile(file, []byte(built), 0o644); err != nil {
+				t.Fatal(err)
+			}
+			if r := harness.Run(t, analyze, "verify", "--man=no", file); r.Code != 0 || r.Output() != "" {
+				t.Errorf("systemd-analyze verify: exit code %d\n%s", r.Code, r.Output())
+			}
+			r := harness.MustRun(t, analyze, "security", "--no-pager", "--offline=true", file)
+			score := regexp.MustCompile(`exposure level for .*: ([0-9.]+) `).FindStringSubmatch(r.Output())
+			if score == nil {
+				t.Fatalf("no score in:\n%s", r.Output())
+			}
+			if got, _ := strconv.ParseFloat(score[1], 64); got > worst {
+				t.Errorf("exposure %v, at most %v is meant\n%s", got, worst, r.Output())
+			}
+		})
+	}
+}
