@@ -56,6 +56,7 @@ CREATE TABLE crls (
     number      BIGINT NOT NULL,
     this_update BIGINT NOT NULL,
     next_update BIGINT NOT NULL,
+    issued_at   BIGINT NOT NULL,
     entries     BIGINT NOT NULL,
     sha256      TEXT   NOT NULL,
     der         BLOB   NOT NULL,

@@ -1,0 +1,574 @@
+// The life of a CA: create, sign another, take its key offline.
+
+package ca
+
+import (
+	"bytes"
+	"context"
+	"crypto"
+	"crypto/rand"
+	"crypto/sha256"
+	"crypto/x509"
+	"crypto/x509/pkix"
+	"encoding/hex"
+	"encoding/pem"
+	"errors"
+	"fmt"
+	"regexp"
+	"slices"
+	"strings"
+	"time"
+
+	"github.com/natal-pki/natal/ca/keystore"
+	"github.com/natal-pki/natal/ca/profile"
+	"github.com/natal-pki/natal/internal/audit"
+	"github.com/natal-pki/natal/internal/database"
+	"github.com/natal-pki/natal/internal/feedapi"
+)
+
+// States of a CA.
+const (
+	Waiting = "waiting" // it has a key and no certificate yet
+	Active  = "active"
+	Retired = "retired"
+)
+
+// UseRoot marks a CA that signs CAs only. The other uses are those of profiles.
+const UseRoot = "root"
+
+const requesterAuthority = "authority"
+
+// Info describes a CA.
+type Info struct {
+	Name        string
+	Subject     string // RFC 4514
+	Parent      string // name of the CA that signed it; "" for a root and for an external parent
+	State       string
+	Key         string // key spec
+	Use         string // root, broker, birth, management, or "" until a label binds it
+	PublicURL   string // base of the addresses in its certificates
+	Certificate *x509.Certificate
+	Chain       []*x509.Certificate // issuers, up to and including the root
+	KeyOnline   bool
+	CRLValidity time.Duration
+	CRLInterval time.Duration
+	CRLNumber   int64 // of the newest published CRL; 0 = none
+	ThisUpdate  time.Time
+	NextUpdate  time.Time
+	CRLEntries  int
+}
+
+// CreateRequest describes a CA to be made.
+type CreateRequest struct {
+	Name        string
+	Subject     string // "CN=devices,O=Example,C=DE"; empty: CN=NAME
+	Key         string // key spec; empty: ec:P-256
+	Parent      string // name of the CA that signs it; empty with External false: a root
+	External    bool   // another PKI signs it: it waits for Import
+	PublicURL   string // "http://pki.example.com:8080"
+	Years       int    // validity; 0: 10, or 20 for a root
+	Use         string // "" : bound by the first label
+	CRLValidity time.Duration
+	CRLInterval time.Duration
+}
+
+type authorityRow struct {
+	Name        string `db:"name"`
+	Subject     string `db:"subject"`
+	Parent      string `db:"parent"`
+	State       string `db:"state"`
+	KeySpec     string `db:"key_spec"`
+	KeyURI      string `db:"key_uri"`
+	Use         string `db:"profile_use"`
+	PublicURL   string `db:"public_url"`
+	CSR         []byte `db:"csr"`
+	Certificate []byte `db:"certificate"`
+	Chain       []byte `db:"chain"` // DER certificates, one after the other
+	CRLValidity int64  `db:"crl_validity"`
+	CRLInterval int64  `db:"crl_interval"`
+	CRLNumber   int64  `db:"crl_number"` // the highest that was ever reserved
+	CreatedAt   int64  `db:"created_at"`
+}
+
+const authorityColumns = "name, subject, parent, state, key_spec, key_uri, profile_use, public_url, csr, certificate, chain, crl_validity, crl_interval, crl_number, created_at"
+
+func newAuthority(r authorityRow) (*authority, error) {
+	au := &authority{row: r}
+	if r.Certificate == nil {
+		return au, nil
+	}
+	var err error
+	if au.certificate, err = x509.ParseCertificate(r.Certificate); err != nil {
+		return nil, err
+	}
+	au.chain, err = x509.ParseCertificates(r.Chain)
+	return au, err
+}
+
+func (au *authority) mayIssue() error {
+	switch au.row.State {
+	case Active:
+		return nil
+	case Waiting:
+		return refuse(Unavailable, "ca_waiting", "CA %q waits for its certificate", au.row.Name)
+	}
+	return refuse(Unavailable, "ca_not_active", "CA %q is %s", au.row.Name, au.row.State)
+}
+
+var authorityName = regexp.MustCompile(`^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$`)
+
+func (req *CreateRequest) complete(parent *authority) error {
+	if !authorityName.MatchString(req.Name) {
+		return refuse(Invalid, "ca_name", "a CA's name matches %s", authorityName)
+	}
+	if req.Key == "" {
+		req.Key = "ec:P-256"
+	}
+	if !slices.Contains(keystore.Specs, req.Key) {
+		return refuse(Invalid, "ca_key", "key %q is not one of %s", req.Key, strings.Join(keystore.Specs, ", "))
+	}
+	if req.Subject == "" {
+		req.Subject = "CN=" + req.Name
+	}
+	if req.External && req.Parent != "" {
+		return refuse(Invalid, "ca_parent", "a CA is signed by a parent here or by an external one, not both")
+	}
+	isRoot := parent == nil && !req.External
+	if isRoot {
+		req.Use = UseRoot
+	}
+	if !slices.Contains([]string{"", UseRoot, profile.UseBroker, profile.UseBirth, profile.UseManagement}, req.Use) {
+		return refuse(Invalid, "ca_use", "use %q is not broker, birth or management", req.Use)
+	}
+	if req.Years == 0 {
+		req.Years = 10
+		if isRoot {
+			req.Years = 20
+		}
+	}
+	if req.Years < 1 || req.Years > 40 {
+		return refuse(Invalid, "ca_years", "a CA lives 1 to 40 years, not %d", req.Years)
+	}
+	day := 24 * time.Hour
+	if req.CRLValidity == 0 {
+		req.CRLValidity = 7 * day
+		if isRoot {
+			req.CRLValidity = 365 * day
+		}
+	}
+	if req.CRLInterval == 0 {
+		req.CRLInterval = min(time.Hour, req.CRLValidity/4)
+		if isRoot {
+			req.CRLInterval = 7 * day
+		}
+	}
+	return checkCRLTimes(req.CRLValidity, req.CRLInterval)
+}
+
+func checkCRLTimes(validity, interval time.Duration) error {
+	if validity < time.Hour || validity > 366*24*time.Hour {
+		return refuse(Invalid, "crl_validity", "a CRL is valid for 1h to 366d, not %v", validity)
+	}
+	if interval < time.Minute || interval > validity/2 {
+		return refuse(Invalid, "crl_interval", "a CRL valid for %v is reissued every 1m to %v, not %v", validity, validity/2, interval)
+	}
+	return nil
+}
+
+// Create makes a CA with a key of its own: a root, a CA under Parent, or one that waits for an external parent's signature.
+func (a *Authorities) Create(ctx context.Context, actor string, req CreateRequest) (Info, error) {
+	var parent *authority
+	if req.Parent != "" {
+		var err error
+		if parent, err = a.authority(ctx, req.Parent); err != nil {
+			return Info{}, err
+		}
+		if err := parent.mayIssue(); err != nil {
+			return Info{}, err
+		}
+		if _, err := a.signer(parent); err != nil {
+			return Info{}, err
+		}
+	}
+	if err := req.complete(parent); err != nil {
+		return Info{}, err
+	}
+	subject, err := parseSubject(req.Subject)
+	if err != nil {
+		return Info{}, refuse(Invalid, "ca_subject", "%v", err)
+	}
+	if _, err := a.authority(ctx, req.Name); err == nil {
+		return Info{}, refuse(Conflict, "ca_exists", "CA %q exists", req.Name)
+	}
+	now := a.clock.Now()
+	row := authorityRow{
+		Name: req.Name, Subject: subject.String(), Parent: req.Parent, State: Waiting, KeySpec: req.Key, KeyURI: "file:keys/" + req.Name + ".pem", Use: req.Use,
+		PublicURL: strings.TrimRight(req.PublicURL, "/"), CRLValidity: req.CRLValidity.Milliseconds(), CRLInterval: req.CRLInterval.Milliseconds(), CreatedAt: now.UnixMilli(),
+	}
+	key, err := keystore.Create(a.dir, row.KeyURI, req.Key, a.passphrase)
+	if err != nil {
+		return Info{}, &Error{Kind: Unavailable, Rule: "ca_key_unavailable", Detail: "the key cannot be made", Err: err}
+	}
+	if row.CSR, err = certificateRequest(key, subject); err != nil {
+		return Info{}, err
+	}
+	err = a.db.Write(ctx, "ca.create", func(tx *database.Tx) error {
+		_, err := tx.Exec("INSERT INTO authorities ("+authorityColumns+") VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
+			row.Name, row.Subject, row.Parent, row.State, row.KeySpec, row.KeyURI, row.Use, row.PublicURL, row.CSR, nil, nil, row.CRLValidity, row.CRLInterval, 0, row.CreatedAt)
+		if database.IsUnique(err) {
+			return refuse(Conflict, "ca_exists", "CA %q exists", req.Name)
+		}
+		if err != nil {
+			return err
+		}
+		if err := touch(tx); err != nil {
+			return err
+		}
+		return a.append(tx, audit.Entry{Actor: actor, Action: "ca_created", Object: row.Name, Detail: map[string]string{"subject": row.Subject, "key": row.KeySpec, "parent": row.Parent}})
+	})
+	if err != nil {
+		return Info{}, passThrough("record CA", err)
+	}
+	if !req.External {
+		if err := a.certify(ctx, actor, row, key.Public(), req.Years); err != nil {
+			return Info{}, err
+		}
+	}
+	return a.Get(ctx, req.Name)
+}
+
+// certify gives a new CA of ours its certificate, by the same record-sign-store steps as any other.
+func (a *Authorities) certify(ctx context.Context, actor string, row authorityRow, public crypto.PublicKey, years int) error {
+	subject, err := parseSubject(row.Subject)
+	if err != nil {
+		return refuse(Invalid, "ca_subject", "%v", err)
+	}
+	signerName := row.Parent
+	if signerName == "" {
+		signerName = row.Name
+	}
+	au, err := a.authority(ctx, signerName)
+	if err != nil {
+		return err
+	}
+	p, err := a.prepareCA(au, subject, public, years, row.Parent == "")
+	if err != nil {
+		return err
+	}
+	p.row.Requester, p.row.Claim = row.Name, "authority/"+row.Name
+	if err := a.db.Write(ctx, "ca.intend_ca", func(tx *database.Tx) error { return a.intend(tx, &p.row, actor) }); err != nil {
+		return passThrough("record CA certificate", err)
+	}
+	if _, err := a.complete(ctx, au, &p.row); err != nil {
+		return err
+	}
+	return a.afterActivation(ctx, row.Name)
+}
+
+// prepareCA encodes a CA certificate signed by au, or by itself for a root. A CA below a root issues leaves only (pathlen 0).
+func (a *Authorities) prepareCA(au *authority, subject pkix.Name, public crypto.PublicKey, years int, root bool) (*prepared, error) {
+	now := a.clock.Now()
+	template := &x509.Certificate{
+		Subject: subject, NotBefore: now.Add(-5 * time.Minute).Truncate(time.Second),
+		IsCA: true, BasicConstraintsValid: true, KeyUsage: x509.KeyUsageCertSign | x509.KeyUsageCRLSign,
+	}
+	template.NotAfter = template.NotBefore.AddDate(years, 0, 0).Add(-time.Second)
+	id, err := profile.KeyID(public)
+	if err != nil {
+		return nil, refuse(Invalid, "ca_key", "%v", err)
+	}
+	template.SubjectKeyId = id
+	parent := au.certificate
+	if root {
+		template.AuthorityKeyId = id
+		template.PublicKey = public
+		parent = template
+	} else {
+		template.MaxPathLenZero = true
+		if template.NotAfter.After(parent.NotAfter) {
+			template.NotAfter = parent.NotAfter
+		}
+		if au.row.PublicURL != "" {
+			template.CRLDistributionPoints = []string{au.row.PublicURL + "/crl/" + au.row.Name + ".crl"}
+			template.IssuingCertificateURL = []string{au.row.PublicURL + "/ca/" + au.row.Name + ".der"}
+		}
+	}
+	p, err := a.encode(au, parent, template, public, now)
+	if err != nil {
+		return nil, err
+	}
+	p.row.Profile, p.row.RequesterKind = "ca", requesterAuthority
+	return p, nil
+}
+
+// activate stores the certificate of the CA name, in the transaction that stores the certificate itself. For a certificate that was signed for
+// a CA of another installation (ca sign) there is nothing to do.
+func (a *Authorities) activate(tx *database.Tx, name string, der []byte, issuer *authority) error {
+	var chain []byte
+	if name != issuer.row.Name {
+		chain = slices.Concat(issuer.row.Certificate, issuer.row.Chain)
+	}
+	rows, err := tx.Exec("UPDATE authorities SET certificate = ?, chain = ?, state = 'active' WHERE name = ? AND state = 'waiting'", der, chain, name)
+	if err != nil || rows == 0 {
+		return err
+	}
+	return touch(tx)
+}
+
+// afterActivation publishes the first, empty CRL: a broker needs it beside the CA.
+func (a *Authorities) afterActivation(ctx context.Context, name string) error {
+	if _, err := a.current(ctx); err != nil {
+		return err
+	}
+	_, err := a.IssueCRL(ctx, "server", name)
+	return err
+}
+
+// Sign signs the CSR of a CA that lives elsewhere, for an installation with an offline root. It returns the certificate, PEM.
+func (a *Authorities) Sign(ctx context.Context, actor, name string, csrPEM []byte, years int) ([]byte, error) {
+	au, err := a.authority(ctx, name)
+	if err != nil {
+		return nil, err
+	}
+	if err := au.mayIssue(); err != nil {
+		return nil, err
+	}
+	if au.certificate.MaxPathLenZero {
+		return nil, refuse(Conflict, "path_length", "path length exceeded at %s: pathlen 0 allows no CA below it", au.certificate.Subject)
+	}
+	csr, err := parseRequest(csrPEM)
+	if err != nil {
+		return nil, err
+	}
+	if years == 0 {
+		years = 10
+	}
+	if years < 1 || years > 40 {
+		return nil, refuse(Invalid, "ca_years", "a CA lives 1 to 40 years, not %d", years)
+	}
+	p, err := a.prepareCA(au, pkix.Name{}, csr.PublicKey, years, false)
+	if err != nil {
+		return nil, err
+	}
+	p.template.RawSubject = csr.RawSubject
+	if p, err = a.encodeAgain(au, p, csr.PublicKey); err != nil {
+		return nil, err
+	}
+	sum := sha256.Sum256(csr.Raw)
+	p.row.Requester = "csr:" + hex.EncodeToString(sum[:])
+	p.row.Claim = "serial/" + p.row.Serial
+	if err := a.db.Write(ctx, "ca.intend_signed", func(tx *database.Tx) error { return a.intend(tx, &p.row, actor) }); err != nil {
+		return nil, passThrough("record CA certificate", err)
+	}
+	certificate, err := a.complete(ctx, au, &p.row)
+	if err != nil {
+		return nil, err
+	}
+	return pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: certificate.DER}), nil
+}
+
+// encodeAgain re-encodes p after its template changed.
+func (a *Authorities) encodeAgain(au *authority, p *prepared, public crypto.PublicKey) (*prepared, error) {
+	again, err := a.encode(au, au.certificate, p.template, public, a.clock.Now())
+	if err != nil {
+		return nil, err
+	}
+	again.row.Profile, again.row.RequesterKind = p.row.Profile, p.row.RequesterKind
+	return again, nil
+}
+
+func parseRequest(csrPEM []byte) (*x509.CertificateRequest, error) {
+	block, _ := pem.Decode(csrPEM)
+	if block == nil || !strings.HasSuffix(block.Type, "CERTIFICATE REQUEST") {
+		return nil, refuse(Invalid, "csr", "want a PKCS#10 request in PEM")
+	}
+	csr, err := x509.ParseCertificateRequest(block.Bytes)
+	if err != nil {
+		return nil, &Error{Kind: Invalid, Rule: "csr", Detail: "the request cannot be read", Err: err}
+	}
+	spec, err := profile.KeySpec(csr.PublicKey)
+	if err == nil && !slices.Contains(keystore.Specs, spec) {
+		err = fmt.Errorf("key %s is not one of %s", spec, strings.Join(keystore.Specs, ", "))
+	}
+	if err != nil {
+		return nil, refuse(ProfileViolation, "key_type", "%v", err)
+	}
+	if err := csr.CheckSignature(); err != nil {
+		return nil, refuse(Invalid, "csr_signature", "the request is not signed by its own key")
+	}
+	if len(bytes.TrimSpace(csr.RawSubject)) <= 2 {
+		return nil, refuse(Invalid, "csr", "the request has no subject")
+	}
+	return csr, nil
+}
+
+// Offline publishes a last CRL, writes the CA's encrypted key to the file out and removes it from this machine.
+func (a *Authorities) Offline(ctx context.Context, actor, name, out string) error {
+	au, err := a.authority(ctx, name)
+	if err != nil {
+		return err
+	}
+	if _, err := a.signer(au); err != nil {
+		return err
+	}
+	if au.row.State == Active {
+		if _, err := a.IssueCRL(ctx, actor, name); err != nil {
+			return err
+		}
+	}
+	if err := keystore.Export(a.dir, au.row.KeyURI, out, a.passphrase); err != nil {
+		return &Error{Kind: Conflict, Rule: "ca_key_export", Detail: err.Error(), Err: err}
+	}
+	a.forgetKey(au.row.KeyURI)
+	err = a.db.Write(ctx, "ca.offline", func(tx *database.Tx) error {
+		return a.append(tx, audit.Entry{Actor: actor, Action: "ca_key_offline", Object: name})
+	})
+	return unavailable("record offline key", err)
+}
+
+// BindUse fixes what a CA issues for, in the transaction of the label that binds it first.
+func (a *Authorities) BindUse(tx *database.Tx, name, use string) error {
+	var row struct {
+		Use   string `db:"profile_use"`
+		State string `db:"state"`
+	}
+	err := tx.Get(&row, "SELECT profile_use, state FROM authorities WHERE name = ?", name)
+	if isNoRows(err) {
+		return refuse(NotFound, "unknown_ca", "there is no CA %q", name)
+	}
+	if err != nil {
+		return err
+	}
+	switch row.Use {
+	case use:
+		return nil
+	case "":
+	default:
+		return refuse(Conflict, "ca_use", "CA %q issues for use %s; a profile for use %s needs another CA", name, row.Use, use)
+	}
+	if _, err := tx.Exec("UPDATE authorities SET profile_use = ? WHERE name = ? AND profile_use = ''", use, name); err != nil {
+		return err
+	}
+	if use == profile.UseBroker && row.State == Active {
+		a.changes.Append(tx, feedapi.Change{At: a.clock.Now(), Kind: feedapi.TrustSetChanged})
+	}
+	return touch(tx)
+}
+
+// List returns all CAs, by name.
+func (a *Authorities) List(ctx context.Context) ([]Info, error) {
+	if _, err := a.current(ctx); err != nil {
+		return nil, err
+	}
+	a.mu.RLock()
+	names := make([]string, 0, len(a.live))
+	for name := range a.live {
+		names = append(names, name)
+	}
+	a.mu.RUnlock()
+	slices.Sort(names)
+	list := make([]Info, 0, len(names))
+	for _, name := range names {
+		info, err := a.Get(ctx, name)
+		if err != nil {
+			return nil, err
+		}
+		list = append(list, info)
+	}
+	return list, nil
+}
+
+// Get returns one CA.
+func (a *Authorities) Get(ctx context.Context, name string) (Info, error) {
+	au, err := a.authority(ctx, name)
+	if err != nil {
+		return Info{}, err
+	}
+	r := &au.row
+	info := Info{
+		Name: r.Name, Subject: r.Subject, Parent: r.Parent, State: r.State, Key: r.KeySpec, Use: r.Use, PublicURL: r.PublicURL, Certificate: au.certificate, Chain: au.chain,
+		CRLValidity: time.Duration(r.CRLValidity) * time.Millisecond, CRLInterval: time.Duration(r.CRLInterval) * time.Millisecond,
+	}
+	_, err = a.signer(au)
+	info.KeyOnline = err == nil
+	var crl crlRow
+	switch err := a.db.Get(ctx, &crl, "SELECT "+crlSummary+" FROM crls WHERE authority = ? ORDER BY number DESC LIMIT 1", name); {
+	case err == nil:
+		info.CRLNumber, info.ThisUpdate, info.NextUpdate, info.CRLEntries = crl.Number, moment(crl.ThisUpdate), moment(crl.NextUpdate), int(crl.Entries)
+	case !isNoRows(err):
+		return Info{}, unavailable("read CRL", err)
+	}
+	return info, nil
+}
+
+// CSR returns the PKCS#10 request of a CA, PEM, for an external parent.
+func (a *Authorities) CSR(ctx context.Context, name string) ([]byte, error) {
+	au, err := a.authority(ctx, name)
+	if err != nil {
+		return nil, err
+	}
+	return pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE REQUEST", Bytes: au.row.CSR}), nil
+}
+
+// certificateRequest is signed by the CA's key and asks for a CA below which there is none.
+func certificateRequest(key crypto.Signer, subject pkix.Name) ([]byte, error) {
+	algorithm, _, err := signatureAlgorithm(key.Public())
+	if err != nil {
+		return nil, err
+	}
+	der, err := x509.CreateCertificateRequest(rand.Reader, &x509.CertificateRequest{Subject: subject, SignatureAlgorithm: algorithm}, key)
+	if err != nil {
+		return nil, &Error{Kind: Invalid, Rule: "encoding", Detail: "the request cannot be encoded", Err: err}
+	}
+	return der, nil
+}
+
+var errSubject = errors.New("want a subject such as CN=NAME,O=ORGANISATION,C=DE")
+
+// parseSubject reads "CN=a,O=b,C=DE" (RFC 4514, with the attributes that a CA's name has).
+func parseSubject(s string) (pkix.Name, error) {
+	var name pkix.Name
+	types := map[string][]int{"CN": {2, 5, 4, 3}, "O": {2, 5, 4, 10}, "OU": {2, 5, 4, 11}, "C": {2, 5, 4, 6}, "ST": {2, 5, 4, 8}, "L": {2, 5, 4, 7}, "SERIALNUMBER": {2, 5, 4, 5}}
+	for _, part := range splitEscaped(s) {
+		key, value, ok := strings.Cut(part, "=")
+		oid, known := types[strings.ToUpper(strings.TrimSpace(key))]
+		value = strings.TrimSpace(value)
+		if !ok || !known || value == "" || len(value) > 64 {
+			return name, fmt.Errorf("%w: %q", errSubject, part)
+		}
+		name.ExtraNames = append(name.ExtraNames, pkix.AttributeTypeAndValue{Type: oid, Value: value})
+		if strings.EqualFold(strings.TrimSpace(key), "CN") {
+			name.CommonName = value
+		}
+	}
+	if name.CommonName == "" {
+		return name, fmt.Errorf("%w: there is no CN", errSubject)
+	}
+	slices.Reverse(name.ExtraNames) // RFC 4514 writes the last RDN first
+	return name, nil
+}
+
+// splitEscaped splits at commas that no backslash precedes.
+func splitEscaped(s string) []string {
+	var parts []string
+	var part strings.Builder
+	for i := 0; i < len(s); i++ {
+		switch {
+		case s[i] == '\\' && i+1 < len(s):
+			i++
+			part.WriteByte(s[i])
+		case s[i] == ',':
+			parts = append(parts, part.String())
+			part.Reset()
+		default:
+			part.WriteByte(s[i])
+		}
+	}
+	return append(parts, part.String())
+}
+
+// sameKey compares two public keys.
+func sameKey(a, b crypto.PublicKey) bool {
+	k, ok := a.(interface{ Equal(crypto.PublicKey) bool })
+	return ok && k.Equal(b)
+}

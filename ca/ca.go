@@ -1,0 +1,202 @@
+// Package ca is the certification authority: it issues, revokes and publishes CRLs, by the rules of its profiles.
+//
+// It knows no HTTP, no EST and no label. Who may have what is decided above it (server/registration), which hands
+// over an authenticated identity, a request and a claim; the claim runs inside the transaction that records the
+// certificate, so that a used code and the certificate made from it stand or fall together.
+//
+// A certificate comes into being in three steps (issue.go): one transaction records the claim, the exact bytes to be
+// signed (state "intended") and the audit entry; the key signs those bytes; a second transaction stores the result
+// (state "issued"). Only then is there an answer. What a crash leaves "intended" is finished by Sweep or by the
+// requester's repeat.
+//
+// Files: ca.go (Authorities, what is in memory), authority.go (a CA's life: create, sign, offline), external.go (CSR
+// and import), issue.go, sign.go (TBS bytes and signature), certificate.go (the records), revoke.go, crl.go, schedule.go, profiles.go, errors.go.
+package ca
+
+import (
+	"context"
+	"crypto"
+	"crypto/x509"
+	"errors"
+	"fmt"
+	"log/slog"
+	"sync"
+	"time"
+
+	"github.com/natal-pki/natal/ca/keystore"
+	"github.com/natal-pki/natal/ca/lint"
+	"github.com/natal-pki/natal/ca/profile"
+	"github.com/natal-pki/natal/internal/audit"
+	"github.com/natal-pki/natal/internal/changes"
+	"github.com/natal-pki/natal/internal/clock"
+	"github.com/natal-pki/natal/internal/database"
+)
+
+// Config is what Open needs. All fields are required, except Passphrase where no key is opened.
+type Config struct {
+	DB         *database.DB
+	Clock      *clock.Clock
+	Dir        string // data directory; key URIs are relative to it
+	Passphrase []byte // opens and encrypts the keys
+	Log        *slog.Logger
+}
+
+// Authorities is the book of all CAs of an installation. It is safe for concurrent use, by several servers on one database too.
+type Authorities struct {
+	db         *database.DB
+	clock      *clock.Clock
+	dir        string
+	passphrase []byte
+	log        *slog.Logger
+	linter     *lint.Linter
+	changes    *changes.Log
+
+	mu      sync.RWMutex
+	version int64 // of the configuration that the maps show; 0 = none yet
+	live    map[string]*authority
+	named   map[string]*profile.Profile
+
+	keyMu sync.Mutex
+	keys  map[string]crypto.Signer // by URI
+
+	publisher publisher
+}
+
+// authority is a CA as it was read from the database. It never changes.
+type authority struct {
+	row         authorityRow
+	certificate *x509.Certificate   // nil while waiting
+	chain       []*x509.Certificate // issuer first, up to and including the root; empty for a root
+}
+
+// Open reads the CAs and profiles.
+func Open(ctx context.Context, config Config) (*Authorities, error) {
+	linter, err := lint.New()
+	if err != nil {
+		return nil, err
+	}
+	a := &Authorities{
+		db: config.DB, clock: config.Clock, dir: config.Dir, passphrase: config.Passphrase, log: config.Log,
+		linter: linter, changes: changes.New(config.DB), keys: map[string]crypto.Signer{},
+	}
+	a.publisher.running = map[string]*publication{}
+	a.publisher.poke = make(chan struct{}, 1)
+	if _, err := a.current(ctx); err != nil {
+		return nil, err
+	}
+	return a, nil
+}
+
+// Changes is the log that the feed serves; whoever adds to it calls its Announce after the commit.
+func (a *Authorities) Changes() *changes.Log { return a.changes }
+
+// state is what one query tells before each signature.
+type state struct {
+	Version int64 `db:"version"`
+	AuditAt int64 `db:"audit_at"`
+}
+
+// maxClockLag is how far the clock may be behind the newest audit entry before nothing is signed (INV-16).
+const maxClockLag = 5 * time.Minute
+
+// current brings the maps up to date with the database (another server may have changed it) and refuses to go on with a clock
+// that runs behind what was already recorded.
+func (a *Authorities) current(ctx context.Context) (state, error) {
+	var s state
+	err := a.db.Get(ctx, &s, "SELECT (SELECT value FROM counters WHERE name = 'configuration') AS version, (SELECT at FROM audit_head WHERE id = 1) AS audit_at")
+	if err != nil {
+		return s, unavailable("database", err)
+	}
+	a.mu.RLock()
+	fresh := a.version == s.Version
+	a.mu.RUnlock()
+	if !fresh {
+		if err := a.reload(ctx); err != nil {
+			return s, err
+		}
+	}
+	return s, nil
+}
+
+func (a *Authorities) checkClock(s state) error {
+	newest := time.UnixMilli(s.AuditAt)
+	if now := a.clock.Now(); now.Before(newest.Add(-maxClockLag)) {
+		return &Error{Kind: Unavailable, Rule: "clock_behind", Detail: "the server's clock is behind its own records",
+			Err: fmt.Errorf("clock %s, newest audit entry %s", now.Format(time.RFC3339), newest.UTC().Format(time.RFC3339))}
+	}
+	return nil
+}
+
+func (a *Authorities) reload(ctx context.Context) error {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	var version int64
+	if err := a.db.Get(ctx, &version, "SELECT value FROM counters WHERE name = 'configuration'"); err != nil {
+		return unavailable("database", err)
+	}
+	var rows []authorityRow
+	if err := a.db.Select(ctx, &rows, "SELECT "+authorityColumns+" FROM authorities"); err != nil {
+		return unavailable("database", err)
+	}
+	live := map[string]*authority{}
+	for _, r := range rows {
+		au, err := newAuthority(r)
+		if err != nil {
+			return fmt.Errorf("CA %s: %w", r.Name, err)
+		}
+		live[r.Name] = au
+	}
+	named, err := a.readProfiles(ctx)
+	if err != nil {
+		return err
+	}
+	a.version, a.live, a.named = version, live, named
+	return nil
+}
+
+// touch marks the configuration as changed, for every server on the database.
+func touch(tx *database.Tx) error {
+	_, err := tx.Exec("UPDATE counters SET value = value + 1 WHERE name = 'configuration'")
+	return err
+}
+
+func (a *Authorities) authority(ctx context.Context, name string) (*authority, error) {
+	if _, err := a.current(ctx); err != nil {
+		return nil, err
+	}
+	a.mu.RLock()
+	defer a.mu.RUnlock()
+	au := a.live[name]
+	if au == nil {
+		return nil, &Error{Kind: NotFound, Rule: "unknown_ca", Detail: fmt.Sprintf("there is no CA %q", name)}
+	}
+	return au, nil
+}
+
+// signer opens the CA's key, or returns the one that is open.
+func (a *Authorities) signer(au *authority) (crypto.Signer, error) {
+	a.keyMu.Lock()
+	defer a.keyMu.Unlock()
+	if key := a.keys[au.row.KeyURI]; key != nil {
+		return key, nil
+	}
+	key, err := keystore.Open(a.dir, au.row.KeyURI, a.passphrase)
+	if errors.Is(err, keystore.ErrNotHere) {
+		return nil, &Error{Kind: Unavailable, Rule: "ca_key_offline", Detail: fmt.Sprintf("the key of CA %q is offline", au.row.Name), Err: err}
+	}
+	if err != nil {
+		return nil, &Error{Kind: Unavailable, Rule: "ca_key_unavailable", Detail: fmt.Sprintf("the key of CA %q cannot be used", au.row.Name), Err: err}
+	}
+	a.keys[au.row.KeyURI] = key
+	return key, nil
+}
+
+func (a *Authorities) forgetKey(uri string) {
+	a.keyMu.Lock()
+	defer a.keyMu.Unlock()
+	delete(a.keys, uri)
+}
+
+func (a *Authorities) append(tx *database.Tx, e audit.Entry) error {
+	return audit.Append(tx, a.clock.Now(), e)
+}

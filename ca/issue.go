@@ -1,0 +1,315 @@
+// Issuing: record, sign, store, and only then answer (INV-1 to INV-6).
+
+package ca
+
+import (
+	"context"
+	"crypto"
+	"crypto/sha256"
+	"crypto/x509"
+	"encoding/hex"
+	"errors"
+	"fmt"
+	"time"
+
+	"github.com/natal-pki/natal/ca/profile"
+	"github.com/natal-pki/natal/internal/audit"
+	"github.com/natal-pki/natal/internal/database"
+	"github.com/natal-pki/natal/internal/fault"
+)
+
+// Request asks for a certificate for an identity that the caller has authenticated.
+type Request struct {
+	CA            string // name of the issuing CA
+	Profile       string
+	Label         string
+	Device        string                   // the authenticated identity: the certificate's name
+	Registered    []string                 // further names registered with it: "dns:...", "ip:..."
+	CSR           *x509.CertificateRequest // its signature has been checked; or nil and
+	PublicKey     crypto.PublicKey         // a key known otherwise
+	RequesterKind string                   // "code", "birth", "operational", "server", ...
+	Requester     string                   // which code, birth certificate, serial
+	Actor         string                   // for the audit log
+	Generation    int64                    // of the end entity
+	Renews        string                   // serial of the certificate that this one renews, or ""
+
+	// ClaimKey is the name of what is used up by this certificate. It is unique in the database for ever: a second
+	// certificate with the same ClaimKey cannot be recorded. Empty: nothing is used up.
+	ClaimKey string
+
+	// Claim uses up the requester's right in the transaction that records the certificate as intended. It returns the ID of an
+	// existing certificate when the right was already used for just this request (a lost answer), which is then returned
+	// instead; or an error, and nothing has happened. It may run twice and touches nothing but tx.
+	Claim func(tx *database.Tx, now time.Time, intended ID) (existing *ID, err error)
+}
+
+// prepared is a certificate that is ready to be recorded.
+type prepared struct {
+	au       *authority
+	template *x509.Certificate
+	tbs      []byte
+	row      certificateRow
+}
+
+// Issue makes the certificate that req asks for, or returns the one that was made for it before. Kinds of *Error: ProfileViolation,
+// NotFound, Unavailable; an error of Claim comes back unchanged.
+func (a *Authorities) Issue(ctx context.Context, req Request) (Certificate, error) {
+	s, err := a.current(ctx)
+	if err != nil {
+		return Certificate{}, err
+	}
+	if err := a.checkClock(s); err != nil {
+		return Certificate{}, err
+	}
+	p, err := a.prepare(ctx, req)
+	if err != nil {
+		return Certificate{}, err
+	}
+	ctx = context.WithoutCancel(ctx) // from the first transaction on the work is carried to its end
+	id := ID{p.row.Issuer, p.row.Serial}
+	var existing *ID
+	err = a.db.Write(ctx, "ca.intend", func(tx *database.Tx) (err error) {
+		existing = nil
+		if req.Claim != nil {
+			if existing, err = req.Claim(tx, moment(p.row.CreatedAt), id); err != nil || existing != nil {
+				return err
+			}
+		}
+		return a.intend(tx, &p.row, req.Actor)
+	})
+	if err != nil {
+		return Certificate{}, passThrough("record certificate", err)
+	}
+	if existing != nil {
+		return a.finish(ctx, *existing)
+	}
+	return a.complete(ctx, p.au, &p.row)
+}
+
+// passThrough keeps errors that carry their own kind and calls the rest a storage failure.
+func passThrough(what string, err error) error {
+	var domain interface{ Domain() }
+	if errors.As(err, &domain) {
+		return err
+	}
+	return unavailable(what, err)
+}
+
+// Domain marks Error as an error that crosses a transaction unchanged.
+func (e *Error) Domain() {}
+
+func (a *Authorities) prepare(ctx context.Context, req Request) (*prepared, error) {
+	au, err := a.authority(ctx, req.CA)
+	if err != nil {
+		return nil, err
+	}
+	if err := au.mayIssue(); err != nil {
+		return nil, err
+	}
+	prof, err := a.Profile(ctx, req.Profile)
+	if err != nil {
+		return nil, err
+	}
+	if use := au.row.Use; use != "" && use != prof.Use() {
+		return nil, refuse(ProfileViolation, "issuer", "CA %q issues for use %s, profile %s is for %s", au.row.Name, use, prof.Name(), prof.Use())
+	}
+	now := a.clock.Now()
+	template, _, err := prof.Build(profile.Input{
+		Device: req.Device, Registered: req.Registered, CSR: req.CSR, PublicKey: req.PublicKey,
+		Issuer: au.certificate, PublicURL: au.row.PublicURL, IssuerName: au.row.Name, Now: now,
+	})
+	if err != nil {
+		return nil, violation(err)
+	}
+	public := req.PublicKey
+	if req.CSR != nil {
+		public = req.CSR.PublicKey
+	}
+	p, err := a.encode(au, au.certificate, template, public, now)
+	if err != nil {
+		return nil, err
+	}
+	p.row.Device, p.row.Label, p.row.Profile, p.row.ProfileHash = req.Device, req.Label, prof.Name(), prof.Hash()
+	p.row.RequesterKind, p.row.Requester, p.row.Generation, p.row.Renews = req.RequesterKind, req.Requester, req.Generation, req.Renews
+	p.row.Claim = req.ClaimKey
+	if p.row.Claim == "" {
+		p.row.Claim = "serial/" + p.row.Serial
+	}
+	return p, nil
+}
+
+func violation(err error) error {
+	var v *profile.Violation
+	if errors.As(err, &v) {
+		return &Error{Kind: ProfileViolation, Rule: v.Finding.Rule, Detail: v.Finding.Detail}
+	}
+	return &Error{Kind: Invalid, Rule: "profile", Detail: "the profile cannot be applied", Err: err}
+}
+
+// encode gives template a serial number, encodes it and lints the result.
+func (a *Authorities) encode(au *authority, parent, template *x509.Certificate, public crypto.PublicKey, now time.Time) (*prepared, error) {
+	serial, err := newSerial()
+	if err != nil {
+		return nil, unavailable("serial number", err)
+	}
+	template.SerialNumber = serial
+	issuerKey := parent.PublicKey
+	tbs, err := toBeSigned(template, parent, public, issuerKey)
+	if err != nil {
+		return nil, &Error{Kind: Invalid, Rule: "encoding", Detail: "the certificate cannot be encoded", Err: err}
+	}
+	if err := a.check(tbs, issuerKey, parent, now); err != nil {
+		return nil, err
+	}
+	spki, err := x509.MarshalPKIXPublicKey(public)
+	if err != nil {
+		return nil, &Error{Kind: Invalid, Rule: "key_type", Detail: "the key cannot be encoded", Err: err}
+	}
+	sum := sha256.Sum256(tbs)
+	return &prepared{au: au, template: template, tbs: tbs, row: certificateRow{
+		Serial: SerialHex(serial), Issuer: au.row.Name, State: Intended, SPKISHA256: SPKISHA256(spki), TBS: tbs, TBSSHA256: hex.EncodeToString(sum[:]),
+		NotBefore: template.NotBefore.UnixMilli(), NotAfter: template.NotAfter.UnixMilli(), CreatedAt: now.UnixMilli(),
+	}}, nil
+}
+
+// check is the last look at the bytes that will be signed: the lint, and the bounds that no profile can move (INV-16).
+func (a *Authorities) check(tbs []byte, issuerKey crypto.PublicKey, parent *x509.Certificate, now time.Time) error {
+	der, err := assemble(tbs, standIn(issuerKey))
+	if err != nil {
+		return &Error{Kind: Invalid, Rule: "encoding", Detail: "the certificate cannot be encoded", Err: err}
+	}
+	certificate, err := x509.ParseCertificate(der)
+	if err != nil {
+		return &Error{Kind: Invalid, Rule: "encoding", Detail: "the certificate cannot be encoded", Err: err}
+	}
+	if certificate.NotAfter.After(parent.NotAfter) || certificate.NotBefore.Before(now.Add(-2*time.Hour)) {
+		return refuse(ProfileViolation, "validity", "%s to %s is outside what the issuer may sign now", certificate.NotBefore.Format(time.RFC3339), certificate.NotAfter.Format(time.RFC3339))
+	}
+	if err := a.linter.Certificate(der); err != nil {
+		return &Error{Kind: ProfileViolation, Rule: "lint", Detail: err.Error()}
+	}
+	return nil
+}
+
+// intend records the certificate and the intent to sign it.
+func (a *Authorities) intend(tx *database.Tx, r *certificateRow, actor string) error {
+	_, err := tx.Exec("INSERT INTO certificates ("+certificateColumns+") VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
+		r.Serial, r.Issuer, r.State, r.Device, r.Label, r.Profile, r.ProfileHash, r.SPKISHA256, r.RequesterKind, r.Requester, r.Claim, r.Generation, r.Renews,
+		r.TBSSHA256, r.TBS, r.DER, r.NotBefore, r.NotAfter, r.CreatedAt, r.IssuedAt, r.RenewedAt, r.FirstUsedAt, r.SupersededAt, r.RevokedAt, r.Reason)
+	if err != nil {
+		return err
+	}
+	return a.append(tx, audit.Entry{Actor: actor, Action: "certificate_intended", Object: r.Serial, Detail: map[string]string{
+		"issuer": r.Issuer, "device": r.Device, "label": r.Label, "profile": r.Profile, "profile_hash": r.ProfileHash, "tbs_sha256": r.TBSSHA256,
+		"spki_sha256": r.SPKISHA256, "requester_kind": r.RequesterKind, "requester": r.Requester,
+	}})
+}
+
+// finish returns an existing certificate, signing it first if a crash or a failing key left it intended.
+func (a *Authorities) finish(ctx context.Context, id ID) (Certificate, error) {
+	var r certificateRow
+	if err := a.db.Get(ctx, &r, "SELECT "+certificateColumns+" FROM certificates WHERE serial = ? AND issuer = ?", id.Serial, id.Issuer); err != nil {
+		return Certificate{}, unavailable("read certificate", err)
+	}
+	switch r.State {
+	case Issued:
+		return r.certificate(), nil
+	case Intended:
+		au, err := a.authority(ctx, r.Issuer)
+		if err != nil {
+			return Certificate{}, err
+		}
+		return a.complete(ctx, au, &r)
+	}
+	return Certificate{}, refuse(Conflict, "certificate_state", "certificate %s is %s", r.Serial, r.State)
+}
+
+// complete signs the recorded bytes and stores the result.
+func (a *Authorities) complete(ctx context.Context, au *authority, r *certificateRow) (Certificate, error) {
+	key, err := a.signer(au)
+	if err != nil {
+		return Certificate{}, err
+	}
+	var der []byte
+	err = fault.Step("ca.sign", func() (err error) {
+		der, err = sign(r.TBS, key)
+		return err
+	})
+	if err != nil {
+		a.forgetKey(au.row.KeyURI)
+		return Certificate{}, &Error{Kind: Unavailable, Rule: "ca_key_unavailable", Detail: fmt.Sprintf("the key of CA %q cannot be used", au.row.Name), Err: err}
+	}
+	issuedAt := a.clock.Now().UnixMilli()
+	var stored certificateRow
+	err = a.db.Write(ctx, "ca.issued", func(tx *database.Tx) error {
+		rows, err := tx.Exec("UPDATE certificates SET state = 'issued', der = ?, tbs = NULL, issued_at = ? WHERE serial = ? AND issuer = ? AND state = 'intended'", der, issuedAt, r.Serial, r.Issuer)
+		if err != nil {
+			return err
+		}
+		if rows == 0 { // somebody else completed, revoked or abandoned it: what is stored counts
+			return tx.Get(&stored, "SELECT "+certificateColumns+" FROM certificates WHERE serial = ? AND issuer = ?", r.Serial, r.Issuer)
+		}
+		stored = *r
+		stored.State, stored.DER, stored.TBS, stored.IssuedAt = Issued, der, nil, issuedAt
+		if r.Renews != "" {
+			if _, err := tx.Exec("UPDATE certificates SET renewed_at = ? WHERE serial = ? AND renewed_at = 0", issuedAt, r.Renews); err != nil {
+				return err
+			}
+		}
+		if r.RequesterKind == requesterAuthority {
+			if err := a.activate(tx, r.Requester, der, au); err != nil {
+				return err
+			}
+		}
+		sum := sha256.Sum256(der)
+		return a.append(tx, audit.Entry{Actor: "server", Action: "certificate_issued", Object: r.Serial, Detail: map[string]string{
+			"issuer": r.Issuer, "device": r.Device, "sha256": hex.EncodeToString(sum[:]),
+		}})
+	})
+	if err != nil {
+		return Certificate{}, unavailable("store certificate", err)
+	}
+	if stored.State != Issued {
+		return Certificate{}, refuse(Conflict, "certificate_state", "certificate %s is %s", stored.Serial, stored.State)
+	}
+	return stored.certificate(), nil
+}
+
+// Sweep finishes what a crash left intended: signed and stored if its CA can still do so, abandoned if it never will. Run it before serving.
+func (a *Authorities) Sweep(ctx context.Context) (completed, abandoned int, err error) {
+	var rows []certificateRow
+	if err := a.db.Select(ctx, &rows, "SELECT "+certificateColumns+" FROM certificates WHERE state = 'intended' ORDER BY created_at"); err != nil {
+		return 0, 0, unavailable("list intended certificates", err)
+	}
+	for i := range rows {
+		r := &rows[i]
+		au, err := a.authority(ctx, r.Issuer)
+		if err == nil && moment(r.NotAfter).After(a.clock.Now()) {
+			if _, err = a.complete(ctx, au, r); err == nil {
+				completed++
+				continue
+			}
+			var typed *Error
+			if errors.As(err, &typed) && typed.Kind == Unavailable {
+				a.log.Warn("certificate stays intended", "serial", r.Serial, "ca", r.Issuer, "error", err)
+				continue
+			}
+		}
+		if err := a.abandon(ctx, r); err != nil {
+			return completed, abandoned, err
+		}
+		abandoned++
+	}
+	return completed, abandoned, nil
+}
+
+func (a *Authorities) abandon(ctx context.Context, r *certificateRow) error {
+	err := a.db.Write(ctx, "ca.abandon", func(tx *database.Tx) error {
+		rows, err := tx.Exec("UPDATE certificates SET state = 'abandoned' WHERE serial = ? AND issuer = ? AND state = 'intended'", r.Serial, r.Issuer)
+		if err != nil || rows == 0 {
+			return err
+		}
+		return a.append(tx, audit.Entry{Actor: "server", Action: "certificate_abandoned", Object: r.Serial, Detail: map[string]string{"issuer": r.Issuer, "device": r.Device}})
+	})
+	return unavailable("abandon certificate", err)
+}

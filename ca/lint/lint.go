@@ -1,0 +1,46 @@
+// Package lint checks a certificate before the CA key signs it: zlint's rules of RFC 5280, RFC 5480 and RFC 8813, run
+// on exactly the bytes that will be signed.
+package lint
+
+import (
+	"fmt"
+	"slices"
+	"strings"
+
+	zx509 "github.com/zmap/zcrypto/x509"
+	"github.com/zmap/zlint/v3"
+	"github.com/zmap/zlint/v3/lint"
+)
+
+// Linter holds the chosen rules. It is safe for concurrent use.
+type Linter struct{ rules lint.Registry }
+
+// New selects the rules. The web PKI's own rule sets (CA/Browser Forum, root programmes) do not apply to a private PKI.
+func New() (*Linter, error) {
+	rules, err := lint.GlobalRegistry().Filter(lint.FilterOptions{IncludeSources: lint.SourceList{lint.RFC5280, lint.RFC5480, lint.RFC8813}})
+	if err != nil {
+		return nil, fmt.Errorf("lint rules: %w", err)
+	}
+	return &Linter{rules: rules}, nil
+}
+
+// Certificate lints a DER certificate, whose signature may be a stand-in, and returns an error that names every broken rule
+// of error level.
+func (l *Linter) Certificate(der []byte) error {
+	certificate, err := zx509.ParseCertificate(der)
+	if err != nil {
+		return fmt.Errorf("lint: %w", err)
+	}
+	results := zlint.LintCertificateEx(certificate, l.rules)
+	if !results.ErrorsPresent && !results.FatalsPresent {
+		return nil
+	}
+	var broken []string
+	for name, result := range results.Results {
+		if result.Status >= lint.Error {
+			broken = append(broken, name)
+		}
+	}
+	slices.Sort(broken)
+	return fmt.Errorf("lint: %s", strings.Join(broken, ", "))
+}

@@ -1,0 +1,131 @@
+// Revocation: final, except certificateHold, and effective for whoever asks the database at once.
+
+package ca
+
+import (
+	"context"
+	"time"
+
+	"github.com/natal-pki/natal/ca/profile"
+	"github.com/natal-pki/natal/internal/audit"
+	"github.com/natal-pki/natal/internal/database"
+	"github.com/natal-pki/natal/internal/feedapi"
+)
+
+// reasons are the RFC 5280 section 5.3.1 names that an operator may give, and their codes.
+var reasons = map[string]int{
+	"unspecified": 0, "keyCompromise": 1, "cACompromise": 2, "affiliationChanged": 3, "superseded": 4, "cessationOfOperation": 5,
+	"certificateHold": 6, "privilegeWithdrawn": 9,
+}
+
+const hold = "certificateHold"
+
+// CheckReason refuses what is not a revocation reason.
+func CheckReason(reason string) error {
+	if _, known := reasons[reason]; !known {
+		return refuse(Invalid, "reason", "%q is not one of unspecified, keyCompromise, affiliationChanged, superseded, cessationOfOperation, certificateHold, privilegeWithdrawn", reason)
+	}
+	return nil
+}
+
+// Revoke revokes a certificate and publishes its issuer's CRL. When it returns without an error, no request is authorised by the certificate any more.
+// A certificate that is revoked already stays as it is (its first reason counts), except that a held one may be revoked for good.
+func (a *Authorities) Revoke(ctx context.Context, actor, serial, reason string) (Certificate, error) {
+	if err := CheckReason(reason); err != nil {
+		return Certificate{}, err
+	}
+	found, err := a.Certificate(ctx, serial)
+	if err != nil {
+		return Certificate{}, err
+	}
+	if found.State == Abandoned {
+		return Certificate{}, refuse(Conflict, "certificate_state", "certificate %s was never signed", found.Serial)
+	}
+	ctx = context.WithoutCancel(ctx)
+	now := a.clock.Now()
+	err = a.db.Write(ctx, "ca.revoke", func(tx *database.Tx) error {
+		_, err := a.RevokeInTx(tx, now, actor, found, reason)
+		return err
+	})
+	if err != nil {
+		return Certificate{}, passThrough("record revocation", err)
+	}
+	a.changes.Announce()
+	a.PublishAfterRevocation(ctx, found.Issuer)
+	return a.Certificate(ctx, found.Serial)
+}
+
+// RevokeInTx revokes one certificate as part of a larger change; the caller announces the change log and calls PublishAfterRevocation
+// after the commit. It reports whether anything changed.
+func (a *Authorities) RevokeInTx(tx *database.Tx, now time.Time, actor string, c Certificate, reason string) (changed bool, err error) {
+	state, from := Revoked, "('issued', 'intended', 'held')"
+	if reason == hold {
+		state, from = Held, "('issued')"
+	}
+	rows, err := tx.Exec("UPDATE certificates SET state = ?, reason = ?, revoked_at = ? WHERE serial = ? AND issuer = ? AND state IN "+from, state, reason, now.UnixMilli(), c.Serial, c.Issuer)
+	if err != nil || rows == 0 {
+		return false, err
+	}
+	if err := a.tellBridges(tx, now, c, reason); err != nil {
+		return false, err
+	}
+	return true, a.append(tx, audit.Entry{Actor: actor, Action: "certificate_revoked", Object: c.Serial, Detail: map[string]string{"issuer": c.Issuer, "device": c.Device, "reason": reason}})
+}
+
+func (a *Authorities) tellBridges(tx *database.Tx, now time.Time, c Certificate, reason string) error {
+	if a.use(c.Issuer) != profile.UseBroker {
+		return nil
+	}
+	var newer int64
+	err := tx.Get(&newer, "SELECT COUNT(*) FROM certificates WHERE device = ? AND state = 'issued' AND issued_at > ? AND not_after > ? AND serial <> ?",
+		c.Device, c.IssuedAt.UnixMilli(), now.UnixMilli(), c.Serial)
+	if err != nil {
+		return err
+	}
+	a.changes.Append(tx, feedapi.Change{At: now, Kind: feedapi.CertificateRevoked, Revoked: &feedapi.Revoked{
+		Serial: c.Serial, Issuer: c.Issuer, Device: c.Device, Reason: reason, Superseded: newer > 0,
+	}})
+	return nil
+}
+
+func (a *Authorities) use(name string) string {
+	a.mu.RLock()
+	defer a.mu.RUnlock()
+	if au := a.live[name]; au != nil {
+		return au.row.Use
+	}
+	return ""
+}
+
+// Unhold makes a held certificate valid again; nothing else about revocation can be undone.
+func (a *Authorities) Unhold(ctx context.Context, actor, serial string) (Certificate, error) {
+	found, err := a.Certificate(ctx, serial)
+	if err != nil {
+		return Certificate{}, err
+	}
+	ctx = context.WithoutCancel(ctx)
+	err = a.db.Write(ctx, "ca.unhold", func(tx *database.Tx) error {
+		rows, err := tx.Exec("UPDATE certificates SET state = 'issued', reason = '', revoked_at = 0 WHERE serial = ? AND issuer = ? AND state = 'held'", found.Serial, found.Issuer)
+		if err != nil {
+			return err
+		}
+		if rows == 0 {
+			return refuse(Conflict, "certificate_state", "certificate %s is %s, not held: revocation is final", found.Serial, found.State)
+		}
+		return a.append(tx, audit.Entry{Actor: actor, Action: "certificate_unheld", Object: found.Serial, Detail: map[string]string{"issuer": found.Issuer, "device": found.Device}})
+	})
+	if err != nil {
+		return Certificate{}, passThrough("record resumption", err)
+	}
+	a.PublishAfterRevocation(ctx, found.Issuer)
+	return a.Certificate(ctx, found.Serial)
+}
+
+// Supersede ends the right of a certificate to re-enroll, because its successor has authenticated. It stays valid for everything else.
+func (a *Authorities) Supersede(tx *database.Tx, now time.Time, serial string) error {
+	rows, err := tx.Exec("UPDATE certificates SET superseded_at = ? WHERE serial = ? AND superseded_at = 0", now.UnixMilli(), serial)
+	if err != nil || rows == 0 {
+		return err
+	}
+	return a.append(tx, audit.Entry{Actor: "server", Action: "certificate_superseded", Object: serial})
+}

@@ -1,0 +1,94 @@
+// The schedule of CRLs: every CA whose key is here gets a new one in time, and one at once when a crash came between a revocation and its CRL.
+
+package ca
+
+import (
+	"context"
+	"time"
+)
+
+// retryAfter is how long the schedule waits after a failure.
+const retryAfter = 30 * time.Second
+
+// startSlack is how far before the last CRL a revocation may lie that a new start publishes once more: its transaction may have been committed after
+// the CRL had read the records, and the crash then kept it from asking for the next.
+const startSlack = time.Minute
+
+// RunCRLSchedule issues CRLs until ctx ends. Several servers on one database may all run it.
+func (a *Authorities) RunCRLSchedule(ctx context.Context) error {
+	slack := startSlack
+	for ctx.Err() == nil {
+		next, err := a.issueDueCRLs(ctx, slack)
+		if err != nil {
+			a.log.Error("crl schedule", "error", err)
+			next = a.clock.Now().Add(retryAfter)
+		} else {
+			slack = 0
+		}
+		wait, cancel := context.WithCancel(ctx)
+		go func() {
+			select {
+			case <-a.publisher.poke:
+			case <-wait.Done():
+			}
+			cancel()
+		}()
+		a.clock.SleepUntil(wait, next)
+		cancel()
+	}
+	return nil
+}
+
+// issueDueCRLs issues every CRL that is due and returns when the next one is.
+func (a *Authorities) issueDueCRLs(ctx context.Context, slack time.Duration) (next time.Time, err error) {
+	now := a.clock.Now()
+	next = now.Add(time.Minute)
+	list, err := a.List(ctx)
+	if err != nil {
+		return next, err
+	}
+	for _, info := range list {
+		if info.Certificate == nil || !info.KeyOnline || info.State == Retired {
+			continue
+		}
+		due, err := a.crlDue(ctx, info, slack)
+		if err != nil {
+			return next, err
+		}
+		if !due.After(now) {
+			if _, err := a.IssueCRL(ctx, "server", info.Name); err != nil {
+				a.log.Error("crl not issued", "ca", info.Name, "error", err)
+				next = earlier(next, now.Add(retryAfter))
+			}
+			continue
+		}
+		next = earlier(next, due)
+	}
+	return next, nil
+}
+
+func (a *Authorities) crlDue(ctx context.Context, info Info, slack time.Duration) (time.Time, error) {
+	if info.CRLNumber == 0 {
+		return time.Time{}, nil
+	}
+	crl, err := a.CurrentCRL(ctx, info.Name)
+	if err != nil {
+		return time.Time{}, err
+	}
+	var pending int64
+	err = a.db.Get(ctx, &pending, "SELECT COUNT(*) FROM certificates WHERE issuer = ? AND revoked_at > ?", info.Name, crl.IssuedAt.Add(-slack).UnixMilli())
+	if err != nil {
+		return time.Time{}, unavailable("look for unpublished revocations", err)
+	}
+	if pending > 0 {
+		return time.Time{}, nil
+	}
+	return crl.IssuedAt.Add(info.CRLInterval), nil
+}
+
+func earlier(a, b time.Time) time.Time {
+	if b.Before(a) {
+		return b
+	}
+	return a
+}
