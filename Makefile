@@ -1,7 +1,8 @@
 # Two commands are enough to begin: make run, make test.
 
 GO ?= go
-BIN := bin
+BIN ?= bin
+DATA ?= ./data
 PROGRAMS := est-server broker-bridge estclient-example
 
 # Nothing needs cgo; without it the binaries run on any Linux of their architecture.
@@ -14,13 +15,13 @@ build: $(PROGRAMS:%=$(BIN)/%)
 .PHONY: $(PROGRAMS:%=$(BIN)/%)
 $(BIN)/est-server:
 	@$(BUILD) -o $@ ./server
-$(BIN)/%:
+$(BIN)/broker-bridge $(BIN)/estclient-example: $(BIN)/%:
 	@$(BUILD) -o $@ ./$*
 
-## run: build, make CAs and certificates in ./data the first time, and serve (ARGS: more arguments)
+## run: build, make CAs and certificates in DATA (./data) the first time, and serve (ARGS: more arguments)
 .PHONY: run
 run: $(BIN)/est-server
-	@exec $(BIN)/est-server run --data ./data $(ARGS)
+	@exec $(BIN)/est-server run --data $(DATA) $(ARGS)
 
 ## test: install what the tests need (on Debian), run them all (ARGS: more arguments of go test)
 .PHONY: test
@@ -41,17 +42,17 @@ check: $(BIN)/tools/staticcheck
 
 .PHONY: $(BIN)/tools/staticcheck
 $(BIN)/tools/staticcheck:
-	@cd tools && $(GO) build -o ../$@ honnef.co/go/tools/cmd/staticcheck
+	@cd tools && $(GO) build -o $(abspath $@) honnef.co/go/tools/cmd/staticcheck
 
 ## demo: the whole story in one terminal, in under a minute
 .PHONY: demo
 demo: build
-	@NATAL_BIN=$(CURDIR)/$(BIN) $(GO) run ./test/demo $(ARGS)
+	@NATAL_BIN=$(abspath $(BIN)) $(GO) run ./test/demo $(ARGS)
 
 ## bench: what a durable certificate costs beside a bare TLS handler
 .PHONY: bench
 bench: build
-	@NATAL_BIN=$(CURDIR)/$(BIN) $(GO) run ./test/load $(ARGS)
+	@NATAL_BIN=$(abspath $(BIN)) $(GO) run ./test/load $(ARGS)
 
 ## fuzz: every fuzz target for FUZZTIME (default 15m)
 .PHONY: fuzz
