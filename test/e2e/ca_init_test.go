@@ -57,7 +57,7 @@ func TestInit(t *testing.T) {
 		t.Errorf("init twice: exit code %d, want 1: %s", r.Code, r.Output())
 	}
 	wrong := filepath.Join(dir, "wrong")
-	if err := os.WriteFile(wrong, []byte("incorrect\n"), 0o600); err != nil {
+	if err := os.WriteFile(wrong, []byte("another passphrase altogether\n"), 0o600); err != nil {
 		t.Fatal(err)
 	}
 	if r := harness.Run(t, server, "serve", "--data", data, "--passphrase-file", wrong); r.Code != 1 || !strings.Contains(r.Stderr, "passphrase") {
