@@ -95,6 +95,7 @@ CREATE TABLE end_entities (
     updated_at BIGINT NOT NULL
 );
 CREATE INDEX end_entities_label ON end_entities (label, id);
+CREATE UNIQUE INDEX end_entities_folded ON end_entities (lower(id));
 
 CREATE TABLE enrollment_codes (
     id         TEXT   NOT NULL PRIMARY KEY,

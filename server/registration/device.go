@@ -1,0 +1,356 @@
+// End entities: the devices (and bridges) as the registration authority knows them.
+//
+//	new        may enroll (first time, or again after a reissue)
+//	generated  has a certificate; its credentials serve for nothing but a repeat of the same request
+//	revoked    nothing of it is accepted until a reissue
+//	historical removed; its certificates stay on record
+
+package registration
+
+import (
+	"context"
+	"encoding/json"
+	"fmt"
+	"slices"
+	"strings"
+	"time"
+
+	"github.com/natal-pki/natal/ca"
+	"github.com/natal-pki/natal/ca/profile"
+	"github.com/natal-pki/natal/internal/audit"
+	"github.com/natal-pki/natal/internal/database"
+	"github.com/natal-pki/natal/internal/feedapi"
+)
+
+// States of an end entity.
+const (
+	StateNew        = "new"
+	StateGenerated  = "generated"
+	StateRevoked    = "revoked"
+	StateHistorical = "historical"
+)
+
+// EndEntity is the record of a device.
+type EndEntity struct {
+	ID         string
+	Label      string
+	State      string
+	BoundKind  string   // "code" or "birth": its first authenticator; "" while unbound
+	BoundTo    string   // code id, or birth CA key and serial number
+	SANs       []string // names registered with it: "dns:NAME", "ip:ADDRESS"
+	Generation int64    // rises with each reissue
+	CreatedAt  time.Time
+	UpdatedAt  time.Time
+}
+
+type entityRow struct {
+	ID         string `db:"id"`
+	Label      string `db:"label"`
+	State      string `db:"state"`
+	BoundKind  string `db:"bound_kind"`
+	BoundTo    string `db:"bound_to"`
+	SANs       string `db:"sans"`
+	Generation int64  `db:"generation"`
+	CreatedAt  int64  `db:"created_at"`
+	UpdatedAt  int64  `db:"updated_at"`
+}
+
+const entityColumns = "id, label, state, bound_kind, bound_to, sans, generation, created_at, updated_at"
+
+func (r *entityRow) entity() (EndEntity, error) {
+	e := EndEntity{ID: r.ID, Label: r.Label, State: r.State, BoundKind: r.BoundKind, BoundTo: r.BoundTo, Generation: r.Generation, CreatedAt: moment(r.CreatedAt), UpdatedAt: moment(r.UpdatedAt)}
+	if err := json.Unmarshal([]byte(r.SANs), &e.SANs); err != nil {
+		return e, fmt.Errorf("end entity %s: %w", r.ID, err)
+	}
+	return e, nil
+}
+
+// AddDevice registers an end entity in state new. sans are "dns:NAME" or "ip:ADDRESS".
+func (b *Book) AddDevice(ctx context.Context, actor, id, label string, sans []string) (EndEntity, error) {
+	l, err := b.Label(ctx, label)
+	if err != nil {
+		return EndEntity{}, err
+	}
+	err = b.db.Write(ctx, "registration.device_add", func(tx *database.Tx) error {
+		return b.addEntity(tx, actor, id, l, sans)
+	})
+	if err != nil {
+		return EndEntity{}, storage("add device", err)
+	}
+	b.changes.Announce()
+	return b.Device(ctx, id)
+}
+
+// addEntity is a part of every transaction that may meet an end entity for the first time.
+func (b *Book) addEntity(tx *database.Tx, actor, id string, l Label, sans []string) error {
+	if err := b.CheckID(id); err != nil {
+		return err
+	}
+	names, err := checkSANs(sans)
+	if err != nil {
+		return err
+	}
+	now := b.clock.Now()
+	rows, err := tx.Exec("UPDATE end_entities SET label = ?, state = 'new', bound_kind = '', bound_to = '', sans = ?, generation = generation + 1, updated_at = ? WHERE id = ? AND state = 'historical'",
+		l.Name, names, now.UnixMilli(), id)
+	if err != nil {
+		return err
+	}
+	if rows == 0 {
+		var twin string
+		switch err := tx.Get(&twin, "SELECT id FROM end_entities WHERE lower(id) = ?", strings.ToLower(id)); {
+		case err == nil && twin == id:
+			return refuse(Conflict, "device_exists", "device %q exists", id)
+		case err == nil:
+			return refuse(Conflict, "device_exists", "device %q differs from %q in case only", id, twin)
+		case !isNoRows(err):
+			return err
+		}
+		if _, err := tx.Exec("INSERT INTO end_entities ("+entityColumns+") VALUES (?, ?, 'new', '', '', ?, 1, ?, ?)", id, l.Name, names, now.UnixMilli(), now.UnixMilli()); err != nil {
+			return err
+		}
+	}
+	b.tell(tx, now, feedapi.DeviceAdded, id, l)
+	return b.append(tx, audit.Entry{Actor: actor, Action: "device_added", Object: id, Detail: map[string]string{"label": l.Name}})
+}
+
+// tell puts a change of a device into the feed if its label's certificates reach brokers.
+func (b *Book) tell(tx *database.Tx, now time.Time, kind, id string, l Label) {
+	p, err := b.ca.Profile(context.Background(), l.Profile) // from memory
+	if err == nil && p.Use() == profile.UseBroker {
+		b.changes.Append(tx, feedapi.Change{At: now, Kind: kind, Device: &feedapi.Device{ID: id, Label: l.Name, Profile: l.Profile}})
+	}
+}
+
+func checkSANs(sans []string) (string, error) {
+	if len(sans) > 32 {
+		return "", refuse(Invalid, "san", "more than 32 names")
+	}
+	names := []string{}
+	for _, san := range sans {
+		kind, value, _ := strings.Cut(san, ":")
+		if (kind != "dns" && kind != "ip") || profile.NameOf(value) != kind+":"+strings.ToLower(value) || !sanForm(value) {
+			return "", refuse(Invalid, "san", "%q is not dns:NAME or ip:ADDRESS", san)
+		}
+		names = append(names, profile.NameOf(value))
+	}
+	list, err := json.Marshal(names)
+	return string(list), err
+}
+
+func sanForm(value string) bool {
+	return value != "" && len(value) <= 253 && !strings.ContainsFunc(value, func(r rune) bool {
+		return !('a' <= r && r <= 'z' || 'A' <= r && r <= 'Z' || '0' <= r && r <= '9' || strings.ContainsRune(".-_:*", r))
+	})
+}
+
+// Device returns an end entity.
+func (b *Book) Device(ctx context.Context, id string) (EndEntity, error) {
+	var r entityRow
+	err := b.db.Get(ctx, &r, "SELECT "+entityColumns+" FROM end_entities WHERE id = ?", id)
+	if isNoRows(err) {
+		return EndEntity{}, refuse(NotFound, "unknown_device", "there is no device %q", id)
+	}
+	if err != nil {
+		return EndEntity{}, storage("read device", err)
+	}
+	return r.entity()
+}
+
+// Filter selects end entities or codes; zero fields select all.
+type Filter struct {
+	Label string
+	State string
+	After string // id of the last one of the page before
+	Limit int    // default and most: 1000
+}
+
+func (f Filter) where(key string) (string, []any) {
+	where, args := []string{key + " > ?"}, []any{f.After}
+	if f.Label != "" {
+		where, args = append(where, "label = ?"), append(args, f.Label)
+	}
+	if f.State != "" {
+		where, args = append(where, "state = ?"), append(args, f.State)
+	}
+	if f.Limit <= 0 || f.Limit > 1000 {
+		f.Limit = 1000
+	}
+	return " WHERE " + strings.Join(where, " AND ") + " ORDER BY " + key + " LIMIT ?", append(args, f.Limit)
+}
+
+// Devices lists end entities in the order of their ids.
+func (b *Book) Devices(ctx context.Context, f Filter) ([]EndEntity, error) {
+	where, args := f.where("id")
+	var rows []entityRow
+	if err := b.db.Select(ctx, &rows, "SELECT "+entityColumns+" FROM end_entities"+where, args...); err != nil {
+		return nil, storage("list devices", err)
+	}
+	list := make([]EndEntity, len(rows))
+	for i := range rows {
+		var err error
+		if list[i], err = rows[i].entity(); err != nil {
+			return nil, err
+		}
+	}
+	return list, nil
+}
+
+// DevicesForBroker lists every end entity that may use the broker, and the sequence number from which to follow the changes.
+func (b *Book) DevicesForBroker(ctx context.Context) (feedapi.Devices, error) {
+	seq, err := b.changes.Seq(ctx) // before the list: a change in between is in both, which does no harm
+	if err != nil {
+		return feedapi.Devices{}, storage("read change log", err)
+	}
+	labels, err := b.Labels(ctx)
+	if err != nil {
+		return feedapi.Devices{}, err
+	}
+	list := feedapi.Devices{Seq: seq, Devices: []feedapi.Device{}}
+	for _, l := range labels {
+		in, err := b.inBroker(ctx, l)
+		if err != nil {
+			return feedapi.Devices{}, err
+		}
+		if !in {
+			continue
+		}
+		var ids []string
+		if err := b.db.Select(ctx, &ids, "SELECT id FROM end_entities WHERE label = ? AND state IN ('new', 'generated') ORDER BY id", l.Name); err != nil {
+			return feedapi.Devices{}, storage("list devices", err)
+		}
+		for _, id := range ids {
+			list.Devices = append(list.Devices, feedapi.Device{ID: id, Label: l.Name, Profile: l.Profile})
+		}
+	}
+	slices.SortFunc(list.Devices, func(a, b feedapi.Device) int { return strings.Compare(a.ID, b.ID) })
+	return list, nil
+}
+
+// RevokeDevice revokes the end entity: all its certificates, its codes, its birth certificate's right, until a reissue.
+func (b *Book) RevokeDevice(ctx context.Context, actor, id, reason string) (EndEntity, error) {
+	if err := ca.CheckReason(reason); err != nil {
+		return EndEntity{}, err
+	}
+	if reason == "certificateHold" {
+		return EndEntity{}, refuse(Invalid, "reason", "certificateHold is for certificates: cert revoke SERIAL --reason certificateHold")
+	}
+	return b.end(ctx, actor, id, StateRevoked, "device_revoked", reason)
+}
+
+// RemoveDevice revokes all that the device has and keeps it as historical. The id may be added again.
+func (b *Book) RemoveDevice(ctx context.Context, actor, id string) error {
+	_, err := b.end(ctx, actor, id, StateHistorical, "device_removed", "cessationOfOperation")
+	return err
+}
+
+func (b *Book) end(ctx context.Context, actor, id, state, action, reason string) (EndEntity, error) {
+	var issuers []string
+	ctx = context.WithoutCancel(ctx)
+	err := b.db.Write(ctx, "registration.device_end", func(tx *database.Tx) error {
+		e, err := b.lock(tx, id)
+		if err != nil {
+			return err
+		}
+		if e.State == state {
+			issuers = nil
+			return nil
+		}
+		now := b.clock.Now()
+		if _, err := tx.Exec("UPDATE end_entities SET state = ?, updated_at = ? WHERE id = ?", state, now.UnixMilli(), id); err != nil {
+			return err
+		}
+		if issuers, err = b.endCredentials(tx, now, actor, id, reason); err != nil {
+			return err
+		}
+		b.tell(tx, now, feedapi.DeviceRemoved, id, b.known(e.Label))
+		return b.append(tx, audit.Entry{Actor: actor, Action: action, Object: id, Detail: map[string]string{"reason": reason}})
+	})
+	if err != nil {
+		return EndEntity{}, storage("end device", err)
+	}
+	b.changes.Announce()
+	b.ca.PublishAfterRevocation(ctx, issuers...)
+	return b.Device(ctx, id)
+}
+
+// lock reads an end entity for a change of it, inside a transaction.
+func (b *Book) lock(tx *database.Tx, id string) (EndEntity, error) {
+	query := "SELECT " + entityColumns + " FROM end_entities WHERE id = ?"
+	if tx.Dialect() == database.Postgres {
+		query += " FOR UPDATE"
+	}
+	var r entityRow
+	err := tx.Get(&r, query, id)
+	if isNoRows(err) {
+		return EndEntity{}, refuse(NotFound, "unknown_device", "there is no device %q", id)
+	}
+	if err != nil {
+		return EndEntity{}, err
+	}
+	return r.entity()
+}
+
+// endCredentials revokes every certificate and code of a device and returns the CAs concerned.
+func (b *Book) endCredentials(tx *database.Tx, now time.Time, actor, id, reason string) (issuers []string, err error) {
+	if _, err := tx.Exec("UPDATE enrollment_codes SET state = 'revoked' WHERE device = ? AND state = 'active'", id); err != nil {
+		return nil, err
+	}
+	var rows []struct {
+		Serial   string `db:"serial"`
+		Issuer   string `db:"issuer"`
+		IssuedAt int64  `db:"issued_at"`
+	}
+	err = tx.Select(&rows, "SELECT serial, issuer, issued_at FROM certificates WHERE device = ? AND state IN ('issued', 'held', 'intended') AND not_after > ?", id, now.UnixMilli())
+	if err != nil {
+		return nil, err
+	}
+	for _, r := range rows {
+		c := ca.Certificate{Issuer: r.Issuer, Serial: r.Serial, Device: id, IssuedAt: moment(r.IssuedAt)}
+		if _, err := b.ca.RevokeInTx(tx, now, actor, c, reason); err != nil {
+			return nil, err
+		}
+		if !slices.Contains(issuers, r.Issuer) {
+			issuers = append(issuers, r.Issuer)
+		}
+	}
+	return issuers, nil
+}
+
+// Reissue lets an end entity enroll once more: its certificates are revoked as superseded, its bindings undone; a fresh code is returned where the
+// label takes codes (otherwise Code.Code is empty and its birth certificate serves once more).
+func (b *Book) Reissue(ctx context.Context, actor, id string) (Code, error) {
+	var issuers []string
+	var code Code
+	ctx = context.WithoutCancel(ctx)
+	err := b.db.Write(ctx, "registration.device_reissue", func(tx *database.Tx) error {
+		e, err := b.lock(tx, id)
+		if err != nil {
+			return err
+		}
+		if e.State == StateHistorical {
+			return refuse(Conflict, "device_state", "device %q was removed: add it again", id)
+		}
+		l, now := b.known(e.Label), b.clock.Now()
+		if issuers, err = b.endCredentials(tx, now, actor, id, "superseded"); err != nil {
+			return err
+		}
+		if _, err := tx.Exec("UPDATE end_entities SET state = 'new', bound_kind = '', bound_to = '', generation = generation + 1, updated_at = ? WHERE id = ?", now.UnixMilli(), id); err != nil {
+			return err
+		}
+		b.tell(tx, now, feedapi.DeviceAdded, id, l)
+		code = Code{Device: id, Label: l.Name}
+		if slices.Contains(l.Auth, AuthCode) {
+			if code, err = b.addCode(tx, now, actor, id, l, DefaultCodeLife); err != nil {
+				return err
+			}
+		}
+		return b.append(tx, audit.Entry{Actor: actor, Action: "device_reissued", Object: id})
+	})
+	if err != nil {
+		return Code{}, storage("reissue device", err)
+	}
+	b.changes.Announce()
+	b.ca.PublishAfterRevocation(ctx, issuers...)
+	return code, nil
+}
