@@ -15,9 +15,13 @@ import (
 // Linter holds the chosen rules. It is safe for concurrent use.
 type Linter struct{ rules lint.Registry }
 
+// excluded rules contradict what devices need. keyEncipherment beside clientAuth is what RSA leaves of established systems
+// carry, and RFC 5280 section 4.2.1.12 lists consistent usages as "may be", not as the only ones.
+var excluded = []string{"e_key_usage_and_extended_key_usage_inconsistent"}
+
 // New selects the rules. The web PKI's own rule sets (CA/Browser Forum, root programmes) do not apply to a private PKI.
 func New() (*Linter, error) {
-	rules, err := lint.GlobalRegistry().Filter(lint.FilterOptions{IncludeSources: lint.SourceList{lint.RFC5280, lint.RFC5480, lint.RFC8813}})
+	rules, err := lint.GlobalRegistry().Filter(lint.FilterOptions{ExcludeNames: excluded, IncludeSources: lint.SourceList{lint.RFC5280, lint.RFC5480, lint.RFC8813}})
 	if err != nil {
 		return nil, fmt.Errorf("lint rules: %w", err)
 	}
