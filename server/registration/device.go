@@ -159,10 +159,11 @@ func (b *Book) Device(ctx context.Context, id string) (EndEntity, error) {
 
 // Filter selects end entities or codes; zero fields select all.
 type Filter struct {
-	Label string
-	State string
-	After string // id of the last one of the page before
-	Limit int    // default and most: 1000
+	Label  string
+	State  string
+	Device string // codes only
+	After  string // id of the last one of the page before
+	Limit  int    // default and most: 1000
 }
 
 func (f Filter) where(key string) (string, []any) {
@@ -172,6 +173,9 @@ func (f Filter) where(key string) (string, []any) {
 	}
 	if f.State != "" {
 		where, args = append(where, "state = ?"), append(args, f.State)
+	}
+	if f.Device != "" {
+		where, args = append(where, "device = ?"), append(args, f.Device)
 	}
 	if f.Limit <= 0 || f.Limit > 1000 {
 		f.Limit = 1000

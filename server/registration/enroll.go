@@ -34,7 +34,6 @@ func (b *Book) Enroll(ctx context.Context, r Requester, l Label, csr *x509.Certi
 	}
 	if err != nil {
 		e = EndEntity{ID: r.Device, Label: l.Name, State: StateNew, Generation: 1} // comes into being in the claim
-		claim.create = true
 	}
 	request.Generation, request.Registered = e.Generation, e.SANs
 	claim.generation = e.Generation
@@ -115,11 +114,17 @@ type claim struct {
 	key           string // unique in the database
 	requesterName string
 	generation    int64
-	create        bool // the end entity is not known yet
 	announce      bool
+
+	entity EndEntity // as it is in the transaction; State "" when it does not exist
 }
 
 func (c *claim) take(tx *database.Tx, now time.Time, intended ca.ID) (*ca.ID, error) {
+	// The end entity's row is locked first: who comes second waits here and then sees what the first one did.
+	var err error
+	if c.entity, err = c.book.lock(tx, c.requester.Device); err != nil && !isKind(err, NotFound) {
+		return nil, err
+	}
 	if existing, err := c.existing(tx, now); existing != nil || err != nil {
 		return existing, err
 	}
@@ -149,12 +154,8 @@ func (c *claim) existing(tx *database.Tx, now time.Time) (*ca.ID, error) {
 	case c.requester.Kind != KindOperational && now.Sub(found.CreatedAt) > RedeliveryWindow:
 		return nil, notAuthenticated("%s %s of %s was used for certificate %s at %v", c.requester.Kind, c.requesterName, c.requester.Device, found.Serial, found.CreatedAt)
 	}
-	e, err := c.book.lock(tx, c.requester.Device)
-	if err != nil {
-		return nil, err
-	}
-	if e.State != StateGenerated || e.Generation != found.Generation {
-		return nil, notAuthenticated("end entity %s is %s", e.ID, e.State)
+	if e := c.entity; e.State != StateGenerated || e.Generation != found.Generation {
+		return nil, notAuthenticated("end entity %s is %s", c.requester.Device, e.State)
 	}
 	if c.requester.Kind == KindOperational {
 		if err := c.mayRenew(tx, now); err != nil {
@@ -181,31 +182,21 @@ func (c *claim) useCode(tx *database.Tx, now time.Time, intended ca.ID) error {
 
 // bind ties the end entity to its first authenticator.
 func (c *claim) bind(tx *database.Tx, now time.Time) error {
-	if c.create {
-		var known int64
-		if err := tx.Get(&known, "SELECT COUNT(*) FROM end_entities WHERE id = ?", c.requester.Device); err != nil {
+	if c.entity.State == "" {
+		if err := c.book.addEntity(tx, "device:"+c.requester.Device, c.requester.Device, c.label, nil); err != nil {
+			if isKind(err, Conflict) || isKind(err, Invalid) {
+				return notAuthenticated("%s %s: %w", c.requester.Kind, c.requesterName, err)
+			}
 			return err
 		}
-		if known == 0 {
-			if err := c.book.addEntity(tx, "device:"+c.requester.Device, c.requester.Device, c.label, nil); err != nil {
-				if isKind(err, Conflict) || isKind(err, Invalid) {
-					return notAuthenticated("%s %s: %w", c.requester.Kind, c.requesterName, err)
-				}
-				return err
-			}
-			c.announce = true
-		}
+		c.announce = true
 	}
 	rows, err := tx.Exec("UPDATE end_entities SET state = 'generated', bound_kind = ?, bound_to = ?, updated_at = ? WHERE id = ? AND label = ? AND generation = ? AND state = 'new'",
 		c.requester.Kind, c.requesterName, now.UnixMilli(), c.requester.Device, c.label.Name, c.generation)
 	if err != nil {
 		return err
 	}
-	if rows != 1 {
-		e, err := c.book.lock(tx, c.requester.Device)
-		if err != nil {
-			return err
-		}
+	if e := c.entity; rows != 1 {
 		return notAuthenticated("end entity %s is %s, label %s, bound to %s %s: %s %s does not count", e.ID, e.State, e.Label, e.BoundKind, e.BoundTo, c.requester.Kind, c.requesterName)
 	}
 	return nil
@@ -213,12 +204,8 @@ func (c *claim) bind(tx *database.Tx, now time.Time) error {
 
 // renew checks, in the transaction, that the certificate may still re-enroll, and notes its first use.
 func (c *claim) renew(tx *database.Tx, now time.Time) error {
-	e, err := c.book.lock(tx, c.requester.Device)
-	if err != nil {
-		return err
-	}
-	if e.State != StateGenerated || e.Generation != c.requester.Certificate.Generation {
-		return notAuthenticated("end entity %s is %s", e.ID, e.State)
+	if e := c.entity; e.State != StateGenerated || e.Generation != c.requester.Certificate.Generation {
+		return notAuthenticated("end entity %s is %s", c.requester.Device, e.State)
 	}
 	return c.mayRenew(tx, now)
 }
