@@ -17,10 +17,10 @@ import (
 )
 
 const (
-	failureBurst     = 20               // wrong codes that an address may send at once
-	failureInterval  = 3 * time.Second  // ... and then one in
-	maxAddresses     = 4096             // the address that was wrong longest ago is forgotten first
-	minThrottleRetry = 10 * time.Second // in Retry-After
+	failureBurst     = 100                    // wrong codes that an address may send at once
+	failureInterval  = 200 * time.Millisecond // ... and then one in
+	maxAddresses     = 4096                   // the address that was wrong longest ago is forgotten first
+	minThrottleRetry = 10 * time.Second       // in Retry-After
 )
 
 type throttle struct {
