@@ -1,0 +1,122 @@
+// What `broker-bridge status` and the health paths show. The loop writes it after each step; everybody may read it.
+
+package bridge
+
+import (
+	"encoding/json"
+	"errors"
+	"net/http"
+	"sync"
+	"time"
+)
+
+// Status is the state of a bridge as others see it.
+type Status struct {
+	Server     string    `json:"server"`
+	Broker     string    `json:"broker"`
+	Running    bool      `json:"running"` // false: read from the state file
+	Ready      bool      `json:"ready"`   // the broker was proven to hold the newest set that the server offered
+	FetchedSeq int64     `json:"fetched_seq"`
+	Verified   int64     `json:"verified_seq"`
+	VerifiedAt time.Time `json:"verified_at"`
+	Devices    int       `json:"devices"`
+	Pending    int       `json:"kicks_pending"`
+	Refusal    string    `json:"refusal,omitempty"`  // why a newer set is not in place
+	Approval   string    `json:"approval,omitempty"` // digest to give to `broker-bridge approve`
+	Failing    []Failing `json:"failing"`
+	CRLs       []CRLInfo `json:"crls"`
+}
+
+// Failing is a task that did not work the last time.
+type Failing struct {
+	Task  string `json:"task"`
+	Error string `json:"error"`
+}
+
+// CRLInfo is a CRL that the broker was proven to hold.
+type CRLInfo struct {
+	Issuer     string    `json:"issuer"`
+	Number     int64     `json:"number"`
+	NextUpdate time.Time `json:"next_update"`
+	Entries    int       `json:"entries"`
+}
+
+type statusBox struct {
+	mu sync.Mutex
+	Status
+}
+
+// Status returns what the loop said last.
+func (b *Bridge) Status() Status {
+	b.status.mu.Lock()
+	defer b.status.mu.Unlock()
+	return b.status.Status
+}
+
+func (b *Bridge) publishStatus() {
+	s := Status{
+		Server: b.conf.Server, Broker: b.conf.Broker.Name, Running: true,
+		Ready:    b.held && b.loaded != nil && b.refusal == nil && b.set != nil && b.store.Verified == b.set.Seq,
+		Verified: b.store.Verified, VerifiedAt: b.store.VerifiedAt, Devices: len(b.devices), Pending: len(b.store.Kicks),
+		Failing: []Failing{}, CRLs: []CRLInfo{},
+	}
+	if b.set != nil {
+		s.FetchedSeq = b.set.Seq
+	}
+	if b.refusal != nil {
+		s.Refusal = b.refusal.Error()
+		var waiting *pendingApproval
+		if errors.As(b.refusal, &waiting) {
+			s.Approval = waiting.digest
+		}
+	}
+	for _, task := range []string{taskDevices, taskChanges, taskTrustSet, taskBroker, taskKicks} {
+		if f, ok := b.broken.tasks[task]; ok {
+			s.Failing = append(s.Failing, Failing{task, f.text})
+		}
+	}
+	if b.current != nil {
+		for _, i := range b.current.Issuers {
+			s.CRLs = append(s.CRLs, CRLInfo{i.Name, i.CRL.Number.Int64(), i.CRL.NextUpdate, len(i.CRL.RevokedCertificateEntries)})
+		}
+	}
+	b.status.mu.Lock()
+	b.status.Status = s
+	b.status.mu.Unlock()
+}
+
+// StatusOf is what the state directory tells about a bridge that does not run.
+func StatusOf(conf *Config) (Status, error) {
+	st, err := ReadState(conf.State)
+	if err != nil {
+		return Status{}, err
+	}
+	s := Status{Server: conf.Server, Broker: conf.Broker.Name, Verified: st.Verified, VerifiedAt: st.VerifiedAt,
+		Pending: len(st.Kicks), Failing: []Failing{}, CRLs: []CRLInfo{}}
+	if st.Mark != nil {
+		for id, name := range st.Mark.Issuers {
+			crl := st.Mark.CRLs[id]
+			s.CRLs = append(s.CRLs, CRLInfo{Issuer: name, Number: crl.Number, NextUpdate: crl.NextUpdate})
+		}
+	}
+	return s, nil
+}
+
+// Handler serves /metrics, /healthz (the process lives), /readyz (Status.Ready) and /status (Status as JSON).
+func (b *Bridge) Handler() http.Handler {
+	mux := http.NewServeMux()
+	mux.Handle("GET /metrics", b.metrics.Handler())
+	mux.HandleFunc("GET /healthz", func(w http.ResponseWriter, _ *http.Request) { w.Write([]byte("ok\n")) })
+	mux.HandleFunc("GET /readyz", func(w http.ResponseWriter, _ *http.Request) {
+		s := b.Status()
+		if !s.Ready {
+			w.WriteHeader(http.StatusServiceUnavailable)
+		}
+		json.NewEncoder(w).Encode(map[string]any{"ready": s.Ready, "refusal": s.Refusal, "failing": s.Failing})
+	})
+	mux.HandleFunc("GET /status", func(w http.ResponseWriter, _ *http.Request) {
+		w.Header().Set("Content-Type", "application/json")
+		json.NewEncoder(w).Encode(b.Status())
+	})
+	return mux
+}
