@@ -1,0 +1,59 @@
+// Devices: the end entities of the registration authority's book.
+
+package admin
+
+import (
+	"context"
+	"net/http"
+
+	"github.com/natal-pki/natal/server/registration"
+)
+
+// DeviceID is the input of an operation on one device.
+type DeviceID struct {
+	ID string `path:"id"`
+}
+
+func (a *API) registerDevices() {
+	handle(a, readers, http.MethodGet, "/devices", "List devices", func(ctx context.Context, _ Caller, in *struct {
+		Label string `query:"label"`
+		State string `query:"state"`
+		After string `query:"after" doc:"id of the last one of the page before"`
+	}) (List[Device], error) {
+		devices, err := a.cfg.Book.Devices(ctx, registration.Filter{Label: in.Label, State: in.State, After: in.After, Limit: Page})
+		return list(devices, showDevice), err
+	})
+	handle(a, readers, http.MethodGet, "/devices/{id}", "Show a device", func(ctx context.Context, _ Caller, in *DeviceID) (Device, error) {
+		device, err := a.cfg.Book.Device(ctx, in.ID)
+		return showDevice(device), err
+	})
+	handle(a, operators, http.MethodPost, "/devices", "Add a device", func(ctx context.Context, c Caller, in *struct{ Body NewDevice }) (Device, error) {
+		label := in.Body.Label
+		if label == "" {
+			label = registration.Default
+		}
+		device, err := a.cfg.Book.AddDevice(ctx, c.Actor, in.Body.ID, label, in.Body.SANs)
+		return showDevice(device), err
+	})
+	handle(a, operators, http.MethodPost, "/devices/{id}/revoke", "Revoke a device and all its certificates", func(ctx context.Context, c Caller, in *struct {
+		DeviceID
+		Body Reason
+	}) (Device, error) {
+		device, err := a.cfg.Book.RevokeDevice(ctx, c.Actor, in.ID, in.Body.Reason)
+		return showDevice(device), err
+	})
+	handle(a, operators, http.MethodPost, "/devices/{id}/reissue", "Re-admit a device with a new code", func(ctx context.Context, c Caller, in *DeviceID) (Code, error) {
+		code, err := a.cfg.Book.Reissue(ctx, c.Actor, in.ID)
+		return showCode(code), err
+	})
+	handleEmpty(a, operators, http.MethodDelete, "/devices/{id}", "Remove a device; its certificates are revoked", func(ctx context.Context, c Caller, in *DeviceID) error {
+		return a.cfg.Book.RemoveDevice(ctx, c.Actor, in.ID)
+	})
+}
+
+func showDevice(e registration.EndEntity) Device {
+	return Device{
+		ID: e.ID, Label: e.Label, State: e.State, BoundKind: e.BoundKind, BoundTo: e.BoundTo,
+		SANs: e.SANs, Generation: e.Generation, CreatedAt: e.CreatedAt,
+	}
+}

@@ -1,0 +1,242 @@
+// The API's objects: JSON with snake_case keys, times in RFC 3339 UTC and absent while they have not come.
+
+package admin
+
+import (
+	"time"
+)
+
+// List is how every collection is answered.
+type List[T any] struct {
+	Items []T `json:"items"`
+}
+
+// CA is an issuing or root CA.
+type CA struct {
+	Name          string    `json:"name"`
+	Subject       string    `json:"subject"`
+	Parent        string    `json:"parent" doc:"name of the CA above; empty for a root and for a CA signed elsewhere"`
+	State         string    `json:"state" doc:"waiting, standby, active, retiring, retired, revoked"`
+	Key           string    `json:"key" doc:"ec:P-256, ec:P-384, rsa:3072, rsa:4096"`
+	KeyOnline     bool      `json:"key_online" doc:"false once the key was taken offline"`
+	Use           string    `json:"use" doc:"whom the certificates are for: broker, management, birth; root; empty until a label binds it"`
+	PublicURL     string    `json:"public_url" doc:"beginning of the CDP and AIA addresses in the certificates it issues"`
+	NotAfter      time.Time `json:"not_after,omitzero"`
+	Fingerprint   string    `json:"fingerprint,omitempty" doc:"SHA-256 of the certificate's DER, hex"`
+	Certificate   string    `json:"certificate,omitempty" doc:"PEM"`
+	Chain         string    `json:"chain,omitempty" doc:"PEM: the CAs above, up to and including the root"`
+	CRLNumber     int64     `json:"crl_number,omitempty"`
+	CRLThisUpdate time.Time `json:"crl_this_update,omitzero"`
+	CRLNextUpdate time.Time `json:"crl_next_update,omitzero"`
+	CRLEntries    int       `json:"crl_entries"`
+}
+
+// NewCA is the request to create a CA.
+type NewCA struct {
+	Name      string `json:"name"`
+	Subject   string `json:"subject,omitempty" doc:"distinguished name as CN=...,O=...,C=...; default CN=NAME"`
+	Key       string `json:"key,omitempty" doc:"ec:P-256, ec:P-384, rsa:3072, rsa:4096"`
+	Parent    string `json:"parent,omitempty" doc:"CA of this server that signs it"`
+	External  bool   `json:"external,omitempty" doc:"signed elsewhere: the CA waits until its certificate is imported"`
+	PublicURL string `json:"public_url,omitempty" doc:"default: the server's"`
+	Years     int    `json:"years,omitempty" minimum:"0" maximum:"40" doc:"default 10"`
+	Use       string `json:"use,omitempty" doc:"broker, management or birth; default: what the first label that names it says"`
+}
+
+// PEM carries one PEM document.
+type PEM struct {
+	PEM string `json:"pem"`
+}
+
+// ImportCA is the answer of another CA to a waiting CA's request.
+type ImportCA struct {
+	Certificate string `json:"certificate" doc:"PEM"`
+	Chain       string `json:"chain,omitempty" doc:"PEM: the CAs above, up to a self-signed root"`
+}
+
+// SignCA asks a CA to sign the request of a CA that lives elsewhere.
+type SignCA struct {
+	CSR   string `json:"csr" doc:"PEM"`
+	Years int    `json:"years,omitempty" minimum:"0" maximum:"40" doc:"default 10"`
+}
+
+// OfflineCA takes a CA's key off the server.
+type OfflineCA struct {
+	Out string `json:"out" doc:"file on the server's machine that receives the encrypted key"`
+}
+
+// Label is an additional path segment of RFC 7030 section 3.2.2; "default" is the path without one.
+type Label struct {
+	Name    string   `json:"name"`
+	CA      string   `json:"ca"`
+	Profile string   `json:"profile"`
+	Auth    []string `json:"auth" doc:"who may enroll: code, birth, bridge"`
+	Version int64    `json:"version,omitempty"`
+}
+
+// LabelChange holds the fields of a label to change; what is absent stays.
+type LabelChange struct {
+	CA      string   `json:"ca,omitempty"`
+	Profile string   `json:"profile,omitempty"`
+	Auth    []string `json:"auth,omitempty"`
+}
+
+// Profile is a certificate profile.
+type Profile struct {
+	Name string   `json:"name"`
+	Use  string   `json:"use"`
+	Keys []string `json:"keys"`
+	Hash string   `json:"hash"`
+	YAML string   `json:"yaml,omitempty"`
+}
+
+// Explanation is what a profile says to a CSR.
+type Explanation struct {
+	Profile  string    `json:"profile"`
+	OK       bool      `json:"ok"`
+	Findings []Finding `json:"findings"`
+}
+
+// Finding is one rule of a profile, applied.
+type Finding struct {
+	Rule   string `json:"rule"`
+	OK     bool   `json:"ok"`
+	Detail string `json:"detail"`
+}
+
+// Device is an end entity.
+type Device struct {
+	ID         string    `json:"id"`
+	Label      string    `json:"label"`
+	State      string    `json:"state" doc:"new, generated, revoked, historical"`
+	BoundKind  string    `json:"bound_kind,omitempty" doc:"what it first authenticated with: code, birth"`
+	BoundTo    string    `json:"bound_to,omitempty"`
+	SANs       []string  `json:"sans,omitempty" doc:"dns:NAME, ip:ADDRESS"`
+	Generation int64     `json:"generation" doc:"counts re-admissions"`
+	CreatedAt  time.Time `json:"created_at"`
+}
+
+// NewDevice is the request to create an end entity.
+type NewDevice struct {
+	ID    string   `json:"id"`
+	Label string   `json:"label,omitempty" doc:"default: default"`
+	SANs  []string `json:"sans,omitempty" doc:"dns:NAME, ip:ADDRESS"`
+}
+
+// Reason says why something is revoked.
+type Reason struct {
+	Reason string `json:"reason" doc:"RFC 5280 name: unspecified, keyCompromise, cACompromise, affiliationChanged, superseded, cessationOfOperation, certificateHold, privilegeWithdrawn, aACompromise"`
+}
+
+// Code is a one-time enrollment code. The code itself is shown once, when it is created.
+type Code struct {
+	ID        string    `json:"id"`
+	Device    string    `json:"device"`
+	Code      string    `json:"code,omitempty"`
+	Label     string    `json:"label"`
+	State     string    `json:"state" doc:"new, used, expired, revoked"`
+	Expires   time.Time `json:"expires"`
+	CreatedAt time.Time `json:"created_at"`
+	UsedAt    time.Time `json:"used_at,omitzero"`
+}
+
+// NewCode is the request for an enrollment code; the end entity is made when it does not exist.
+type NewCode struct {
+	Device  string   `json:"device"`
+	Label   string   `json:"label,omitempty" doc:"default: the device's, or default"`
+	Expires string   `json:"expires,omitempty" doc:"life, as 30d or 12h; default: the server's"`
+	SANs    []string `json:"sans,omitempty" doc:"dns:NAME, ip:ADDRESS"`
+}
+
+// Certificate is a certificate that was issued here, or is about to be.
+type Certificate struct {
+	Serial        string    `json:"serial"`
+	Issuer        string    `json:"issuer"`
+	Device        string    `json:"device"`
+	Label         string    `json:"label"`
+	Profile       string    `json:"profile"`
+	ProfileHash   string    `json:"profile_hash,omitempty"`
+	State         string    `json:"state" doc:"intended, issued, held, revoked, abandoned"`
+	RequesterKind string    `json:"requester_kind"`
+	Requester     string    `json:"requester"`
+	NotBefore     time.Time `json:"not_before"`
+	NotAfter      time.Time `json:"not_after"`
+	CreatedAt     time.Time `json:"created_at"`
+	IssuedAt      time.Time `json:"issued_at,omitzero"`
+	SupersededAt  time.Time `json:"superseded_at,omitzero"`
+	RevokedAt     time.Time `json:"revoked_at,omitzero"`
+	Reason        string    `json:"reason,omitempty"`
+	Certificate   string    `json:"certificate,omitempty" doc:"PEM; only of a single certificate"`
+	Chain         string    `json:"chain,omitempty" doc:"PEM: the CAs above, up to and including the root; only of a single certificate"`
+}
+
+// BirthCA is a CA whose birth certificates a label accepts.
+type BirthCA struct {
+	Label       string    `json:"label"`
+	Subject     string    `json:"subject"`
+	Fingerprint string    `json:"fingerprint" doc:"SHA-256 of the DER, hex"`
+	NotAfter    time.Time `json:"not_after"`
+}
+
+// NewBirthCA adds the CAs of a PEM file to a label.
+type NewBirthCA struct {
+	Label string `json:"label"`
+	PEM   string `json:"pem"`
+}
+
+// CRL is a revocation list.
+type CRL struct {
+	CA         string    `json:"ca"`
+	Number     int64     `json:"number"`
+	ThisUpdate time.Time `json:"this_update"`
+	NextUpdate time.Time `json:"next_update"`
+	Entries    int       `json:"entries"`
+	SHA256     string    `json:"sha256"`
+	DER        []byte    `json:"der,omitempty" doc:"base64; only of a single CRL"`
+}
+
+// Administrator is somebody who may use this API from elsewhere.
+type Administrator struct {
+	Name      string    `json:"name"`
+	Role      string    `json:"role"`
+	CreatedAt time.Time `json:"created_at"`
+	Serial    string    `json:"serial,omitempty" doc:"of the newest certificate"`
+	NotAfter  time.Time `json:"not_after,omitzero"`
+}
+
+// NewAdministrator registers an administrator and certifies the key of the CSR; its subject is ignored.
+type NewAdministrator struct {
+	Name string `json:"name"`
+	Role string `json:"role" enum:"administrator,operator,auditor,bridge"`
+	CSR  string `json:"csr" doc:"PEM"`
+}
+
+// Identity is a certificate with its issuing CAs, without the root.
+type Identity struct {
+	Certificate string `json:"certificate" doc:"PEM"`
+	Chain       string `json:"chain" doc:"PEM"`
+	Trust       string `json:"trust" doc:"PEM: the root to verify the server with"`
+}
+
+// Bridge is how far a broker bridge has come.
+type Bridge struct {
+	Bridge     string    `json:"bridge"`
+	Broker     string    `json:"broker"`
+	Seq        int64     `json:"seq" doc:"trust set that the broker was proven to hold"`
+	Lag        float64   `json:"lag_seconds" doc:"for how long a newer trust set has been waiting; 0 when up to date"`
+	VerifiedAt time.Time `json:"verified_at,omitzero"`
+	At         time.Time `json:"at" doc:"of the last report"`
+	Error      string    `json:"error,omitempty"`
+}
+
+// AuditHead is the newest entry of the audit log.
+type AuditHead struct {
+	Seq  int64  `json:"seq"`
+	Hash string `json:"hash"`
+}
+
+// CRLSchedule is how long a CA's CRLs are valid and how often they are issued.
+type CRLSchedule struct {
+	Valid    string `json:"valid" doc:"from issue to nextUpdate, as 7d or 24h"`
+	Interval string `json:"interval" doc:"between two CRLs when nothing is revoked; at most half of valid"`
+}
