@@ -1,0 +1,102 @@
+// The trust set: the issuing CAs of devices, the roots above them and one CRL each, as one unit.
+
+package feed
+
+import (
+	"bytes"
+	"context"
+	"crypto/x509"
+	"encoding/hex"
+	"encoding/pem"
+	"errors"
+	"net/http"
+	"slices"
+	"strconv"
+	"strings"
+
+	"github.com/go-chi/chi/v5"
+	"github.com/natal-pki/natal/ca"
+	"github.com/natal-pki/natal/internal/feedapi"
+)
+
+// States of a CA whose certificates a broker accepts. A standby CA is in already, so that brokers know it when it becomes active.
+var trusted = []string{"standby", "active", "retiring"}
+
+func (f *Feed) getTrustSet(w http.ResponseWriter, r *http.Request, _ string) error {
+	wait, err := waitOf(w, r)
+	if err != nil {
+		return err
+	}
+	known, seq := r.Header.Get("If-None-Match"), int64(0)
+	err = f.await(r.Context(), wait, func(ctx context.Context) (bool, error) {
+		seq, err = f.changes.TrustSetSeq(ctx)
+		return known != quote(seq), err
+	})
+	if err != nil {
+		return err
+	}
+	w.Header().Set("ETag", quote(seq))
+	if known == quote(seq) {
+		w.WriteHeader(http.StatusNotModified)
+		return nil
+	}
+	set, err := f.trustSet(r.Context(), seq)
+	if err != nil {
+		return err
+	}
+	answer(w, http.StatusOK, set)
+	return nil
+}
+
+func quote(seq int64) string { return strconv.Quote(strconv.FormatInt(seq, 10)) }
+
+// trustSet reads the set. seq was read before it, so a set can be newer than its number but never older.
+func (f *Feed) trustSet(ctx context.Context, seq int64) (feedapi.TrustSet, error) {
+	infos, err := f.cfg.CA.List(ctx)
+	if err != nil {
+		return feedapi.TrustSet{}, err
+	}
+	set := feedapi.TrustSet{Seq: seq, Anchors: []string{}, Issuers: []feedapi.Issuer{}, CRLs: []feedapi.CRL{}}
+	for _, info := range infos {
+		if info.Use != "broker" || info.Certificate == nil || !slices.Contains(trusted, info.State) {
+			continue
+		}
+		crl, err := f.cfg.CA.CurrentCRL(ctx, info.Name)
+		if err != nil {
+			return feedapi.TrustSet{}, err
+		}
+		issuer := feedapi.Issuer{Name: info.Name, KeyID: hex.EncodeToString(info.Certificate.SubjectKeyId), Certificate: encode(info.Certificate), Chain: []string{}}
+		for _, above := range info.Chain {
+			if !bytes.Equal(above.RawSubject, above.RawIssuer) {
+				issuer.Chain = append(issuer.Chain, encode(above))
+			} else if root := encode(above); !slices.Contains(set.Anchors, root) {
+				set.Anchors = append(set.Anchors, root)
+			}
+		}
+		set.Issuers = append(set.Issuers, issuer)
+		set.CRLs = append(set.CRLs, feedapi.CRL{
+			Issuer: info.Name, KeyID: issuer.KeyID, Number: crl.Number, ThisUpdate: crl.ThisUpdate, NextUpdate: crl.NextUpdate,
+			Entries: crl.Entries, SHA256: crl.SHA256,
+		})
+	}
+	return set, nil
+}
+
+func encode(c *x509.Certificate) string {
+	return string(pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: c.Raw}))
+}
+
+func (f *Feed) getCRL(w http.ResponseWriter, r *http.Request, _ string) error {
+	crl, err := f.cfg.CA.CRLBySHA256(r.Context(), strings.ToLower(chi.URLParam(r, "sha256")))
+	var e *ca.Error
+	if errors.As(err, &e) && e.Kind == ca.NotFound {
+		return &refusal{http.StatusNotFound, "not_found", "no such CRL"}
+	}
+	if err != nil {
+		return err
+	}
+	w.Header().Set("Content-Type", "application/pkix-crl")
+	w.Header().Set("Content-Length", strconv.Itoa(len(crl.DER)))
+	w.Write(crl.DER)
+	return nil
+}
