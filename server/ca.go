@@ -1,0 +1,200 @@
+// est-server ca: certification authorities.
+
+package main
+
+import (
+	"fmt"
+	"io"
+	"net/http"
+	"path/filepath"
+	"strconv"
+
+	"github.com/natal-pki/natal/server/admin"
+)
+
+type caCommand struct {
+	Create  caCreate  `cmd:"" help:"Create a CA, with a key of its own."`
+	List    caList    `cmd:"" help:"List CAs."`
+	Show    caShow    `cmd:"" help:"Show a CA."`
+	CSR     caCSR     `cmd:"" name:"csr" help:"Print the request of a CA that another PKI signs."`
+	Import  caImport  `cmd:"" help:"Import the certificate of a waiting CA."`
+	Sign    caSign    `cmd:"" help:"Sign the request of a CA that lives elsewhere."`
+	Offline caOffline `cmd:"" help:"Take a CA's key off this machine."`
+}
+
+type caCreate struct {
+	jsonFlag
+	Name      string `arg:"" help:"Name of the CA, as it stands in addresses."`
+	Subject   string `help:"Distinguished name, as CN=...,O=...,C=... Default: CN=NAME." placeholder:"DN"`
+	Parent    string `help:"CA of this server that signs it." xor:"parent" placeholder:"CA"`
+	External  bool   `help:"Another PKI signs it: see ca csr and ca import." xor:"parent"`
+	PublicURL string `help:"Beginning of the CRL and CA addresses in its certificates. Default: public_url of the configuration." name:"public-url" placeholder:"URL"`
+	Years     int    `help:"Validity. Default: 10, or 20 for a root."`
+	Use       string `help:"Whom it issues to: broker (devices), management, birth. Default: what its first label says." placeholder:"USE"`
+}
+
+// Help adds to the flags what --key means here.
+func (c *caCreate) Help() string {
+	return "--key SPEC is the CA's key here: ec:P-256 (default), ec:P-384, rsa:3072 or rsa:4096. With --server, the administrator's key is key.pem beside --cert."
+}
+
+func (c *caCreate) Run(a *app) error {
+	spec := a.Key
+	a.Key = ""
+	if c.Parent == "" && !c.External {
+		return wrongUsage("%s: give --parent CA or --external", c.Name)
+	}
+	return a.with(func(api *api) error {
+		var out admin.CA
+		err := api.call(http.MethodPost, "/cas", admin.NewCA{
+			Name: c.Name, Subject: c.Subject, Key: spec, Parent: c.Parent, External: c.External, PublicURL: c.PublicURL, Years: c.Years, Use: c.Use,
+		}, &out)
+		if err != nil {
+			return err
+		}
+		return c.show(a, out, func(w io.Writer) {
+			fmt.Fprintf(w, "CA %s is %s\n", out.Name, out.State)
+			if out.State == "waiting" {
+				fmt.Fprintf(w, "have the request of `est-server ca csr %s` signed, then: est-server ca import %s CERT.pem --chain ROOT.pem\n", out.Name, out.Name)
+			}
+		})
+	})
+}
+
+type caList struct{ jsonFlag }
+
+func (c *caList) Run(a *app) error {
+	return a.with(func(api *api) error {
+		var out admin.List[admin.CA]
+		if err := api.call(http.MethodGet, "/cas", nil, &out); err != nil {
+			return err
+		}
+		return c.show(a, out, func(w io.Writer) {
+			var rows [][]string
+			for _, i := range out.Items {
+				key := i.Key
+				if !i.KeyOnline {
+					key += " (offline)"
+				}
+				rows = append(rows, []string{i.Name, i.State, dash(i.Use), dash(i.Parent), key, dash(stamp(i.NotAfter)), i.Subject})
+			}
+			table(w, "NAME STATE USE PARENT KEY NOT-AFTER SUBJECT", rows)
+		})
+	})
+}
+
+type caShow struct {
+	jsonFlag
+	Name string `arg:""`
+}
+
+func (c *caShow) Run(a *app) error {
+	return a.with(func(api *api) error {
+		var out admin.CA
+		if err := api.call(http.MethodGet, path("cas", c.Name), nil, &out); err != nil {
+			return err
+		}
+		return c.show(a, out, func(w io.Writer) {
+			online := "on this machine"
+			if !out.KeyOnline {
+				online = "offline"
+			}
+			crl := ""
+			if out.CRLNumber > 0 {
+				crl = fmt.Sprintf("number %d, %d entries, %s to %s", out.CRLNumber, out.CRLEntries, stamp(out.CRLThisUpdate), stamp(out.CRLNextUpdate))
+			}
+			fields(w, "name", out.Name, "state", out.State, "subject", out.Subject, "use", out.Use, "parent", out.Parent, "key", out.Key+", "+online,
+				"public url", out.PublicURL, "not after", stamp(out.NotAfter), "sha-256", out.Fingerprint, "crl", crl)
+			fmt.Fprint(w, out.Certificate)
+		})
+	})
+}
+
+type caCSR struct {
+	Name string `arg:""`
+	Out  string `help:"File to write. Default: standard output." placeholder:"FILE"`
+}
+
+func (c *caCSR) Run(a *app) error {
+	return a.with(func(api *api) error {
+		var out admin.PEM
+		if err := api.call(http.MethodGet, path("cas", c.Name, "csr"), nil, &out); err != nil {
+			return err
+		}
+		return a.write(c.Out, []byte(out.PEM), 0o644)
+	})
+}
+
+type caImport struct {
+	jsonFlag
+	Name  string `arg:""`
+	File  string `arg:"" help:"Certificate, PEM; may hold the chain too."`
+	Chain string `help:"CAs above, up to the self-signed root, PEM." placeholder:"FILE"`
+}
+
+func (c *caImport) Run(a *app) error {
+	cert, err := a.readInput(c.File)
+	if err != nil {
+		return err
+	}
+	var chain []byte
+	if c.Chain != "" {
+		if chain, err = a.readInput(c.Chain); err != nil {
+			return err
+		}
+	}
+	return a.with(func(api *api) error {
+		var out admin.CA
+		if err := api.call(http.MethodPost, path("cas", c.Name, "import"), admin.ImportCA{Certificate: string(cert), Chain: string(chain)}, &out); err != nil {
+			return fmt.Errorf("%s: %w", c.Name, err)
+		}
+		return c.show(a, out, func(w io.Writer) {
+			fmt.Fprintf(w, "CA %s is %s until %s\n", out.Name, out.State, stamp(out.NotAfter))
+		})
+	})
+}
+
+type caSign struct {
+	Name  string `arg:"" help:"CA that signs."`
+	CSR   string `help:"Request, PEM." name:"csr" required:"" placeholder:"FILE"`
+	Years int    `help:"Validity in years." default:"10"`
+	Out   string `help:"File to write. Default: standard output." placeholder:"FILE"`
+}
+
+func (c *caSign) Run(a *app) error {
+	csr, err := a.readInput(c.CSR)
+	if err != nil {
+		return err
+	}
+	return a.with(func(api *api) error {
+		var out admin.PEM
+		if err := api.call(http.MethodPost, path("cas", c.Name, "sign"), admin.SignCA{CSR: string(csr), Years: c.Years}, &out); err != nil {
+			return fmt.Errorf("%s: %w", c.CSR, err)
+		}
+		return a.write(c.Out, []byte(out.PEM), 0o644)
+	})
+}
+
+type caOffline struct {
+	Name string `arg:""`
+	Out  string `help:"File for the encrypted key. Default: NAME.key.pem in the working directory." placeholder:"FILE"`
+}
+
+func (c *caOffline) Run(a *app) error {
+	out := c.Out
+	if out == "" {
+		out = c.Name + ".key.pem"
+	}
+	out, err := filepath.Abs(out)
+	if err != nil {
+		return err
+	}
+	return a.with(func(api *api) error {
+		if err := api.call(http.MethodPost, path("cas", c.Name, "offline"), admin.OfflineCA{Out: out}, nil); err != nil {
+			return err
+		}
+		fmt.Fprintf(a.stdout, "the key of %s is in %s, encrypted with this instance's passphrase, and no longer in the data directory\n"+
+			"to use it again, put it back as %s\n", c.Name, out, strconv.Quote(a.dir().Path("keys", c.Name+".pem")))
+		return nil
+	})
+}

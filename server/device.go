@@ -1,0 +1,161 @@
+// est-server device: end entities.
+
+package main
+
+import (
+	"fmt"
+	"io"
+	"net/http"
+	"net/url"
+	"slices"
+	"strings"
+
+	"github.com/natal-pki/natal/server/admin"
+)
+
+type deviceCommand struct {
+	Add     deviceAdd     `cmd:"" help:"Add a device that will enroll."`
+	List    deviceList    `cmd:"" help:"List devices."`
+	Show    deviceShow    `cmd:"" help:"Show a device and its certificates."`
+	Revoke  deviceRevoke  `cmd:"" help:"Revoke a device: nothing of it is accepted until device reissue."`
+	Reissue deviceReissue `cmd:"" help:"Re-admit a device, once, with a new code or birth certificate."`
+	Remove  deviceRemove  `cmd:"" help:"Remove a device; its certificates are revoked."`
+}
+
+type deviceAdd struct {
+	jsonFlag
+	ID    string   `arg:"" help:"Device id: letters, digits, . _ -, at most 64."`
+	Label string   `help:"Label it enrolls at." default:"default" placeholder:"LABEL"`
+	SAN   []string `help:"Further name it may have in a certificate: dns:NAME or ip:ADDRESS." name:"san" placeholder:"NAME"`
+}
+
+func (c *deviceAdd) Run(a *app) error {
+	return a.with(func(api *api) error {
+		var out admin.Device
+		if err := api.call(http.MethodPost, "/devices", admin.NewDevice{ID: c.ID, Label: c.Label, SANs: c.SAN}, &out); err != nil {
+			return err
+		}
+		return c.show(a, out, func(w io.Writer) { fmt.Fprintf(w, "device %s is %s at label %s\n", out.ID, out.State, out.Label) })
+	})
+}
+
+type deviceList struct {
+	jsonFlag
+	Label string `help:"Only of this label." placeholder:"LABEL"`
+	State string `help:"Only in this state: new, generated, revoked, historical." placeholder:"STATE"`
+}
+
+func (c *deviceList) Run(a *app) error {
+	return a.with(func(api *api) error {
+		out, err := pages(api, "/devices", []string{"label", c.Label, "state", c.State}, func(d admin.Device) string { return d.ID })
+		if err != nil {
+			return err
+		}
+		return c.show(a, out, func(w io.Writer) {
+			var rows [][]string
+			for _, d := range out.Items {
+				rows = append(rows, []string{d.ID, d.State, d.Label, dash(d.BoundKind), stamp(d.CreatedAt)})
+			}
+			table(w, "ID STATE LABEL BOUND CREATED", rows)
+		})
+	})
+}
+
+// pages reads a collection to its end. next is what the page after an item is asked for by.
+func pages[T any](c *api, collection string, filter []string, next func(T) string) (admin.List[T], error) {
+	all := admin.List[T]{Items: []T{}}
+	for after := ""; ; {
+		var page admin.List[T]
+		if err := c.call(http.MethodGet, collection+query(append(slices.Clone(filter), "after", after)...), nil, &page); err != nil {
+			return all, err
+		}
+		all.Items = append(all.Items, page.Items...)
+		if len(page.Items) < admin.Page {
+			return all, nil
+		}
+		after = next(page.Items[len(page.Items)-1])
+	}
+}
+
+// query builds "?a=b&c=d", leaving empty values out.
+func query(pairs ...string) string {
+	v := url.Values{}
+	for i := 0; i+1 < len(pairs); i += 2 {
+		if pairs[i+1] != "" {
+			v.Set(pairs[i], pairs[i+1])
+		}
+	}
+	if len(v) == 0 {
+		return ""
+	}
+	return "?" + v.Encode()
+}
+
+type deviceShow struct {
+	jsonFlag
+	ID string `arg:""`
+}
+
+func (c *deviceShow) Run(a *app) error {
+	return a.with(func(api *api) error {
+		var out struct {
+			admin.Device
+			Certificates []admin.Certificate `json:"certificates"`
+		}
+		if err := api.call(http.MethodGet, path("devices", c.ID), nil, &out.Device); err != nil {
+			return err
+		}
+		certs, err := pages(api, "/certificates", []string{"device", c.ID}, func(v admin.Certificate) string { return v.Serial })
+		if err != nil {
+			return err
+		}
+		out.Certificates = certs.Items
+		return c.show(a, out, func(w io.Writer) {
+			fields(w, "id", out.ID, "state", out.State, "label", out.Label, "bound to", strings.TrimSpace(out.BoundKind+" "+out.BoundTo),
+				"names", strings.Join(out.SANs, ", "), "created", stamp(out.CreatedAt))
+			printCertificates(w, out.Certificates)
+		})
+	})
+}
+
+type deviceRevoke struct {
+	jsonFlag
+	ID     string `arg:""`
+	Reason string `help:"RFC 5280 reason: keyCompromise, cessationOfOperation, privilegeWithdrawn, ..." required:"" placeholder:"REASON"`
+}
+
+func (c *deviceRevoke) Run(a *app) error {
+	return a.with(func(api *api) error {
+		var out admin.Device
+		if err := api.call(http.MethodPost, path("devices", c.ID, "revoke"), admin.Reason{Reason: c.Reason}, &out); err != nil {
+			return err
+		}
+		return c.show(a, out, func(w io.Writer) { fmt.Fprintf(w, "device %s is %s\n", out.ID, out.State) })
+	})
+}
+
+type deviceReissue struct {
+	jsonFlag
+	ID  string `arg:""`
+	Out string `help:"File for the new code, mode 0600. Default: it is printed." placeholder:"FILE"`
+}
+
+func (c *deviceReissue) Run(a *app) error {
+	return a.with(func(api *api) error {
+		var out admin.Code
+		if err := api.call(http.MethodPost, path("devices", c.ID, "reissue"), nil, &out); err != nil {
+			return err
+		}
+		return c.deliver(a, out, c.Out)
+	})
+}
+
+type deviceRemove struct {
+	ID string `arg:""`
+}
+
+func (c *deviceRemove) Run(a *app) error {
+	return a.with(func(api *api) error {
+		return api.call(http.MethodDelete, path("devices", c.ID), nil, nil)
+	})
+}
