@@ -346,7 +346,7 @@ func (a *Authorities) Sign(ctx context.Context, actor, name string, csrPEM []byt
 	if years < 1 || years > 40 {
 		return nil, refuse(Invalid, "ca_years", "a CA lives 1 to 40 years, not %d", years)
 	}
-	p, err := a.prepareCA(au, pkix.Name{}, csr.PublicKey, years, false)
+	p, err := a.prepareCA(au, csr.Subject, csr.PublicKey, years, false)
 	if err != nil {
 		return nil, err
 	}
