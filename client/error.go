@@ -189,7 +189,7 @@ func Alert(err error) (number uint8, ok bool) {
 
 // alerts says what a server means that verifies with OpenSSL, as most brokers do.
 var alerts = map[uint8]string{
-	40:  "the server could not agree on a handshake, or has lost its own certificate (handshake_failure)",
+	40:  "no agreement with the server: it misses a client certificate, or has lost its own (handshake_failure)",
 	42:  "the server does not accept our certificate, or its CRL is not valid yet: compare the clocks (bad_certificate)",
 	43:  "the server does not accept this kind of certificate: it may lack clientAuth (unsupported_certificate)",
 	44:  "our certificate is revoked (certificate_revoked)",

@@ -300,8 +300,8 @@ func addChallengePassword(der []byte, value string, key crypto.Signer) ([]byte, 
 	}
 	attribute, err := asn1.Marshal(struct {
 		Type   asn1.ObjectIdentifier
-		Values []string `asn1:"set,printable"`
-	}{wire.OIDChallengePassword, []string{value}})
+		Values []asn1.RawValue `asn1:"set"`
+	}{wire.OIDChallengePassword, []asn1.RawValue{{Tag: asn1.TagPrintableString, Bytes: []byte(value)}}})
 	if err != nil {
 		return nil, err
 	}

@@ -4,6 +4,7 @@
 package client
 
 import (
+	"bytes"
 	"crypto"
 	"crypto/ecdsa"
 	"crypto/tls"
@@ -43,10 +44,25 @@ func (s slot) read() (*Identity, error) {
 	return nil, err
 }
 
+// readPair reads a key and its chain, from two files or from one. A file that was torn is no longer made of whole PEM
+// blocks, even if the first of them are whole.
 func readPair(certPath, keyPath string) (*Identity, error) {
-	pair, err := tls.LoadX509KeyPair(certPath, keyPath)
+	certs, err := os.ReadFile(certPath)
 	if err != nil {
 		return nil, err
+	}
+	keys := certs
+	if keyPath != certPath {
+		if keys, err = os.ReadFile(keyPath); err != nil {
+			return nil, err
+		}
+	}
+	if torn(certs) || torn(keys) {
+		return nil, fmt.Errorf("%s: damaged", certPath)
+	}
+	pair, err := tls.X509KeyPair(certs, keys)
+	if err != nil {
+		return nil, fmt.Errorf("%s: %w", certPath, err)
 	}
 	key, ok := pair.PrivateKey.(crypto.Signer)
 	if !ok {
@@ -61,6 +77,17 @@ func readPair(certPath, keyPath string) (*Identity, error) {
 		id.Chain = append(id.Chain, cert)
 	}
 	return id, nil
+}
+
+func torn(data []byte) bool {
+	for len(bytes.TrimSpace(data)) > 0 {
+		block, rest := pem.Decode(data)
+		if block == nil {
+			return true
+		}
+		data = rest
+	}
+	return false
 }
 
 func (s slot) proven() bool {
