@@ -20,7 +20,7 @@ $(BIN)/broker-bridge $(BIN)/estclient-example: $(BIN)/%:
 
 ## run: build, make CAs and certificates in DATA (./data) the first time, and serve (ARGS: more arguments)
 .PHONY: run
-run: $(BIN)/est-server
+run: build
 	@exec $(BIN)/est-server run --data $(DATA) $(ARGS)
 
 ## test: install what the tests need (on Debian), run them all (ARGS: more arguments of go test)

@@ -39,8 +39,8 @@ func TestExternalCARefusals(t *testing.T) {
 		reason                  string
 	}{
 		{"another key", "other.csr", "iot-device-subca.ext", "root_ca", []string{"root_ca.crt"}, "key"},
-		{"CA:FALSE", "", "no-ca.ext", "root_ca", []string{"root_ca.crt"}, "CA:FALSE"},
-		{"no basic constraints", "", "no-basic-constraints.ext", "root_ca", []string{"root_ca.crt"}, "CA:FALSE"},
+		{"CA:FALSE", "", "no-ca.ext", "root_ca", []string{"root_ca.crt"}, "CA:TRUE is missing"},
+		{"no basic constraints", "", "no-basic-constraints.ext", "root_ca", []string{"root_ca.crt"}, "CA:TRUE is missing"},
 		{"missing keyCertSign", "", "no-keycertsign.ext", "root_ca", []string{"root_ca.crt"}, "keyCertSign"},
 		{"missing cRLSign", "", "no-crlsign.ext", "root_ca", []string{"root_ca.crt"}, "cRLSign"},
 		{"expired parent", "", "iot-device-subca.ext", "expired", []string{"expired.crt"}, "expired"},

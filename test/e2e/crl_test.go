@@ -36,11 +36,12 @@ func fetchCRL(t *testing.T, s *harness.Server, ca string) *x509.RevocationList {
 func TestCRLSchedule(t *testing.T) {
 	t.Parallel()
 	cases := []struct {
-		name, config string
-		valid        time.Duration
+		name  string
+		set   []string
+		valid time.Duration
 	}{
-		{"default", "", 7 * 24 * time.Hour},
-		{"24 hours", "crl: {valid: 24h, interval: 1h}\n", 24 * time.Hour},
+		{"default", nil, 7 * 24 * time.Hour},
+		{"24 hours", []string{"crl", "set", "devices", "--valid", "24h", "--interval", "1h"}, 24 * time.Hour},
 	}
 	for _, tc := range cases {
 		t.Run(tc.name, func(t *testing.T) {
@@ -50,22 +51,22 @@ func TestCRLSchedule(t *testing.T) {
 			pass := passphraseFile(t)
 			server := harness.HooksBinary(t, "est-server")
 			harness.MustRun(t, server, "init", "--data", data, "--passphrase-file", pass, "--host", "127.0.0.1")
-			config := filepath.Join(t.TempDir(), "config.yaml")
-			if err := os.WriteFile(config, []byte(tc.config), 0o600); err != nil {
-				t.Fatal(err)
-			}
 			s := harness.StartServer(t, harness.ServerOptions{Verb: "serve", Data: data, Hooks: true, Env: []string{clock.Env()},
-				Args: []string{"--passphrase-file", pass, "--config", config}})
-			s.MustCLI(t, "crl", "issue", "devices", "--passphrase-file", pass)
+				Args: []string{"--passphrase-file", pass}})
+			if tc.set != nil {
+				s.MustCLI(t, tc.set...)
+				s.MustCLI(t, "crl", "issue", "devices")
+			}
 
 			first := fetchCRL(t, s, "devices")
 			if len(first.RevokedCertificateEntries) != 0 {
 				t.Errorf("%d entries, want none", len(first.RevokedCertificateEntries))
 			}
-			if valid := first.NextUpdate.Sub(first.ThisUpdate); valid != tc.valid {
-				t.Errorf("valid for %v, want %v", valid, tc.valid)
+			const backdate = 5 * time.Minute
+			if valid := first.NextUpdate.Sub(first.ThisUpdate); valid != tc.valid+backdate {
+				t.Errorf("valid for %v, want %v and the backdate", valid, tc.valid)
 			}
-			if age := time.Since(first.ThisUpdate); age < 5*time.Minute || age > 6*time.Minute {
+			if age := time.Since(first.ThisUpdate); age < backdate || age > backdate+time.Minute {
 				t.Errorf("thisUpdate is %v ago, want 5 minutes", age)
 			}
 			// An hour later there is another one, by itself; after half a day without a server, one as soon as it is back.
@@ -74,7 +75,7 @@ func TestCRLSchedule(t *testing.T) {
 				clock.Set(t, later)
 				harness.Eventually(t, 20*time.Second, "the hourly CRL", func() bool { return fetchCRL(t, s, "devices").Number.Cmp(number) > 0 })
 				list := fetchCRL(t, s, "devices")
-				if want := time.Now().Add(later - 5*time.Minute); list.ThisUpdate.Before(want.Add(-2*time.Minute)) || list.ThisUpdate.After(want.Add(time.Minute)) {
+				if want := time.Now().Add(later - backdate); list.ThisUpdate.Before(want.Add(-2*time.Minute)) || list.ThisUpdate.After(want.Add(time.Minute)) {
 					t.Errorf("after %v: thisUpdate %v, want about %v", later, list.ThisUpdate, want)
 				}
 				number = list.Number

@@ -20,27 +20,22 @@ func TestMakeRun(t *testing.T) {
 	dir := t.TempDir()
 	data := filepath.Join(dir, "data")
 	est, public, admin, metrics := harness.FreeAddress(t), harness.FreeAddress(t), harness.FreeAddress(t), harness.FreeAddress(t)
-	start := func(limit time.Duration) *harness.Process {
+	ready := func(p *harness.Process, limit time.Duration) time.Duration {
 		began := time.Now()
-		p := harness.Command{Path: harness.Program(t, "make"), Dir: harness.Root(), Args: []string{"--no-print-directory", "run", "BIN=" + dir, "DATA=" + data,
-			"ARGS=--est-listen " + est + " --public-listen " + public + " --admin-listen " + admin + " --metrics-listen " + metrics}}.Start(t)
 		harness.Eventually(t, limit, "the server to be ready", func() bool {
 			if !p.Running() {
-				t.Fatalf("make run ended by itself:\n%s", p.Output())
+				t.Fatalf("it ended by itself:\n%s", p.Output())
 			}
-			return harness.Listening(metrics) && (&harness.Server{Metrics: metrics}).Ready()
+			return (&harness.Server{Metrics: metrics}).Ready()
 		})
-		t.Logf("ready after %v", time.Since(began).Round(time.Millisecond))
-		return p
+		return time.Since(began)
 	}
-	stop := func(p *harness.Process) {
-		p.Signal(syscall.SIGINT) // as Ctrl-C does; make passes its own end on
-		if code := p.Wait(t, 20*time.Second); code != 0 && !strings.Contains(p.Output(), "Interrupt") {
-			t.Errorf("after Ctrl-C: exit code %d\n%s", code, p.Output())
-		}
-	}
+	listen := []string{"--est-listen", est, "--public-listen", public, "--admin-listen", admin, "--metrics-listen", metrics}
 
-	p := start(60 * time.Second)
+	p := harness.Command{Path: harness.Program(t, "make"), Dir: harness.Root(), Attr: &syscall.SysProcAttr{Setpgid: true},
+		Args: []string{"--no-print-directory", "run", "BIN=" + dir, "DATA=" + data, "ARGS=" + strings.Join(listen, " ")}}.Start(t)
+	t.Logf("first start: ready after %v, build included", ready(p, time.Minute))
+	harness.Eventually(t, 10*time.Second, "the last line", func() bool { return strings.Contains(p.Output(), "Ctrl-C stops") })
 	out := p.Output()
 	trust := filepath.Join(data, "trust.pem")
 	_, hex, _ := strings.Cut(strings.TrimSpace(openssl(t, dir, "x509", "-in", trust, "-noout", "-fingerprint", "-sha256")), "=")
@@ -60,9 +55,27 @@ func TestMakeRun(t *testing.T) {
 		}
 	}
 	pasteLines(t, dir, out)
-	stop(p)
-	p = start(20 * time.Second)
-	stop(p)
+	if err := syscall.Kill(-p.PID(), syscall.SIGINT); err != nil { // Ctrl-C reaches make and the server
+		t.Error(err)
+	}
+	p.Wait(t, 20*time.Second)
+	if harness.Listening(est) || !strings.Contains(p.Output(), "stopping") {
+		t.Errorf("after Ctrl-C the server is still there, or did not say that it stops:\n%s", p.Output())
+	}
+
+	// Made already: less than two seconds (the best of three, other tests run beside this one), and a clean end.
+	best := time.Hour
+	for range 3 {
+		p = harness.Command{Path: filepath.Join(dir, "est-server"), Args: append([]string{"run", "--data", data}, listen...)}.Start(t)
+		best = min(best, ready(p, 20*time.Second))
+		p.Signal(syscall.SIGINT)
+		if code := p.Wait(t, 20*time.Second); code != 0 {
+			t.Errorf("after Ctrl-C: exit code %d\n%s", code, p.Output())
+		}
+	}
+	if best > 2*time.Second {
+		t.Errorf("ready after %v at best, want less than 2 s", best)
+	}
 }
 
 // serverCertificate fetches the certificate that the EST address presents.
@@ -87,7 +100,7 @@ func pasteLines(t *testing.T, dir, out string) {
 		}
 		ran++
 		line = strings.Replace(line, "estclient-example run ", "estclient-example enroll ", 1)
-		r := harness.Command{Path: harness.Program(t, "bash"), Args: []string{"-euo", "pipefail", "-c", line}, Dir: harness.Root()}.Run(t)
+		r := harness.Command{Path: harness.Program(t, "bash"), Args: []string{"-euo", "pipefail", "-c", line}, Dir: dir}.Run(t)
 		if r.Code != 0 {
 			t.Errorf("pasted: %s\nexit code %d\n%s", line, r.Code, r.Output())
 		}
