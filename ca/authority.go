@@ -221,7 +221,7 @@ func (a *Authorities) Create(ctx context.Context, actor string, req CreateReques
 		if err != nil {
 			return err
 		}
-		if err := touch(tx); err != nil {
+		if err := tx.TouchConfiguration(); err != nil {
 			return err
 		}
 		return a.append(tx, audit.Entry{Actor: actor, Action: "ca_created", Object: row.Name, Detail: map[string]string{"subject": row.Subject, "key": row.KeySpec, "parent": row.Parent}})
@@ -312,12 +312,12 @@ func (a *Authorities) activate(tx *database.Tx, name string, der []byte, issuer 
 	if err != nil || rows == 0 {
 		return err
 	}
-	return touch(tx)
+	return tx.TouchConfiguration()
 }
 
 // afterActivation publishes the first, empty CRL: a broker needs it beside the CA.
 func (a *Authorities) afterActivation(ctx context.Context, name string) error {
-	if _, err := a.current(ctx); err != nil {
+	if err := a.current(ctx); err != nil {
 		return err
 	}
 	_, err := a.IssueCRL(ctx, "server", name)
@@ -452,12 +452,12 @@ func (a *Authorities) BindUse(tx *database.Tx, name, use string) error {
 	if use == profile.UseBroker && row.State == Active {
 		a.changes.Append(tx, feedapi.Change{At: a.clock.Now(), Kind: feedapi.TrustSetChanged})
 	}
-	return touch(tx)
+	return tx.TouchConfiguration()
 }
 
 // List returns all CAs, by name.
 func (a *Authorities) List(ctx context.Context) ([]Info, error) {
-	if _, err := a.current(ctx); err != nil {
+	if err := a.current(ctx); err != nil {
 		return nil, err
 	}
 	a.mu.RLock()

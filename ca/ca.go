@@ -59,7 +59,8 @@ type Authorities struct {
 	keyMu sync.Mutex
 	keys  map[string]crypto.Signer // by URI
 
-	publisher publisher
+	clockWatch clockWatch
+	publisher  publisher
 }
 
 // authority is a CA as it was read from the database. It never changes.
@@ -81,7 +82,7 @@ func Open(ctx context.Context, config Config) (*Authorities, error) {
 	}
 	a.publisher.running = map[string]*publication{}
 	a.publisher.poke = make(chan struct{}, 1)
-	if _, err := a.current(ctx); err != nil {
+	if err := a.current(ctx); err != nil {
 		return nil, err
 	}
 	return a, nil
@@ -90,39 +91,53 @@ func Open(ctx context.Context, config Config) (*Authorities, error) {
 // Changes is the log that the feed serves; whoever adds to it calls its Announce after the commit.
 func (a *Authorities) Changes() *changes.Log { return a.changes }
 
-// state is what one query tells before each signature.
-type state struct {
-	Version int64 `db:"version"`
-	AuditAt int64 `db:"audit_at"`
-}
-
-// maxClockLag is how far the clock may be behind the newest audit entry before nothing is signed (INV-16).
-const maxClockLag = 5 * time.Minute
-
-// current brings the maps up to date with the database (another server may have changed it) and refuses to go on with a clock
-// that runs behind what was already recorded.
-func (a *Authorities) current(ctx context.Context) (state, error) {
-	var s state
-	err := a.db.Get(ctx, &s, "SELECT (SELECT value FROM counters WHERE name = 'configuration') AS version, (SELECT at FROM audit_head WHERE id = 1) AS audit_at")
+// current brings the maps up to date with the database, which another server may have changed.
+func (a *Authorities) current(ctx context.Context) error {
+	version, err := a.db.Configuration(ctx)
 	if err != nil {
-		return s, unavailable("database", err)
+		return unavailable("database", err)
 	}
 	a.mu.RLock()
-	fresh := a.version == s.Version
+	fresh := a.version >= version && a.live != nil
 	a.mu.RUnlock()
-	if !fresh {
-		if err := a.reload(ctx); err != nil {
-			return s, err
-		}
+	if fresh {
+		return nil
 	}
-	return s, nil
+	return a.reload(ctx)
 }
 
-func (a *Authorities) checkClock(s state) error {
-	newest := time.UnixMilli(s.AuditAt)
+const (
+	// maxClockLag is how far the clock may be behind the newest audit entry before nothing is signed (INV-16).
+	maxClockLag = 5 * time.Minute
+	// clockCheckAge is how old the newest audit entry that is known here may be.
+	clockCheckAge = time.Second
+)
+
+// clockWatch remembers the newest audit entry.
+type clockWatch struct {
+	mu     sync.Mutex
+	read   time.Time
+	newest time.Time
+}
+
+// checkClock refuses to go on with a clock that runs behind what was already recorded.
+func (a *Authorities) checkClock(ctx context.Context) error {
+	w := &a.clockWatch
+	w.mu.Lock()
+	newest, fresh := w.newest, time.Since(w.read) < clockCheckAge
+	w.mu.Unlock()
+	if !fresh {
+		var err error
+		if newest, err = audit.Newest(ctx, a.db); err != nil {
+			return unavailable("database", err)
+		}
+		w.mu.Lock()
+		w.newest, w.read = newest, time.Now()
+		w.mu.Unlock()
+	}
 	if now := a.clock.Now(); now.Before(newest.Add(-maxClockLag)) {
 		return &Error{Kind: Unavailable, Rule: "clock_behind", Detail: "the server's clock is behind its own records",
-			Err: fmt.Errorf("clock %s, newest audit entry %s", now.Format(time.RFC3339), newest.UTC().Format(time.RFC3339))}
+			Err: fmt.Errorf("clock %s, newest audit entry %s", now.Format(time.RFC3339), newest.Format(time.RFC3339))}
 	}
 	return nil
 }
@@ -154,14 +169,8 @@ func (a *Authorities) reload(ctx context.Context) error {
 	return nil
 }
 
-// touch marks the configuration as changed, for every server on the database.
-func touch(tx *database.Tx) error {
-	_, err := tx.Exec("UPDATE counters SET value = value + 1 WHERE name = 'configuration'")
-	return err
-}
-
 func (a *Authorities) authority(ctx context.Context, name string) (*authority, error) {
-	if _, err := a.current(ctx); err != nil {
+	if err := a.current(ctx); err != nil {
 		return nil, err
 	}
 	a.mu.RLock()

@@ -96,7 +96,7 @@ func (a *Authorities) SetCRL(ctx context.Context, actor, name string, validity, 
 		if rows == 0 {
 			return refuse(NotFound, "unknown_ca", "there is no CA %q", name)
 		}
-		if err := touch(tx); err != nil {
+		if err := tx.TouchConfiguration(); err != nil {
 			return err
 		}
 		return a.append(tx, audit.Entry{Actor: actor, Action: "crl_times_set", Object: name, Detail: map[string]string{"validity": validity.String(), "interval": interval.String()}})

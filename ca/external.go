@@ -163,7 +163,7 @@ func (a *Authorities) storeImported(ctx context.Context, actor, name string, cer
 		if rows == 0 {
 			return refuse(Conflict, "ca_state", "CA %q is not waiting any more", name)
 		}
-		if err := touch(tx); err != nil {
+		if err := tx.TouchConfiguration(); err != nil {
 			return err
 		}
 		a.changes.Append(tx, feedapi.Change{At: a.clock.Now(), Kind: feedapi.TrustSetChanged})

@@ -24,7 +24,7 @@ func (a *Authorities) Profile(ctx context.Context, name string) (*profile.Profil
 
 // Profiles returns the newest version of each profile, by name.
 func (a *Authorities) Profiles(ctx context.Context) (map[string]*profile.Profile, error) {
-	if _, err := a.current(ctx); err != nil {
+	if err := a.current(ctx); err != nil {
 		return nil, err
 	}
 	a.mu.RLock()
@@ -66,7 +66,7 @@ func (a *Authorities) AddProfile(ctx context.Context, actor string, source []byt
 			p.Name(), newest.Version+1, p.Hash(), p.YAML(), a.clock.Now().UnixMilli()); err != nil {
 			return err
 		}
-		if err := touch(tx); err != nil {
+		if err := tx.TouchConfiguration(); err != nil {
 			return err
 		}
 		return a.append(tx, audit.Entry{Actor: actor, Action: "profile_added", Object: p.Name(), Detail: map[string]string{"version": fmt.Sprint(newest.Version + 1), "hash": p.Hash()}})
@@ -74,7 +74,7 @@ func (a *Authorities) AddProfile(ctx context.Context, actor string, source []byt
 	if err != nil {
 		return nil, passThrough("store profile", err)
 	}
-	_, err = a.current(ctx)
+	err = a.current(ctx)
 	return p, err
 }
 

@@ -61,26 +61,40 @@ func Append(tx *database.Tx, at time.Time, e Entry) error {
 	if e.Detail == nil {
 		detail = []byte("{}")
 	}
-	tx.AtEnd(func() error {
-		query := "SELECT seq, hash FROM audit_head WHERE id = 1"
-		if tx.Dialect() == database.Postgres {
-			query += " FOR UPDATE"
-		}
-		var head Head
-		if err := tx.Get(&head, query); err != nil {
-			return fmt.Errorf("audit head: %w", err)
-		}
-		r := record{Seq: head.Seq + 1, At: at.UnixMilli(), Actor: e.Actor, Action: e.Action, Object: e.Object, Detail: string(detail), Previous: head.Hash}
+	pending := tx.Local(pendingKey{}, func() any {
+		p := &[]record{}
+		tx.AtEnd(func() error { return write(tx, *p) })
+		return p
+	}).(*[]record)
+	*pending = append(*pending, record{At: at.UnixMilli(), Actor: e.Actor, Action: e.Action, Object: e.Object, Detail: string(detail)})
+	return nil
+}
+
+type pendingKey struct{}
+
+// write continues the chain by all entries of a transaction.
+func write(tx *database.Tx, records []record) error {
+	query := "SELECT seq, hash FROM audit_head WHERE id = 1"
+	if tx.Dialect() == database.Postgres {
+		query += " FOR UPDATE"
+	}
+	var head Head
+	if err := tx.Get(&head, query); err != nil {
+		return fmt.Errorf("audit head: %w", err)
+	}
+	var at int64
+	for _, r := range records {
+		r.Seq, r.Previous = head.Seq+1, head.Hash
 		r.Hash = r.sum()
 		if _, err := tx.Exec("INSERT INTO audit (seq, at, actor, action, object, detail, previous, hash) VALUES (?, ?, ?, ?, ?, ?, ?, ?)",
 			r.Seq, r.At, r.Actor, r.Action, r.Object, r.Detail, r.Previous, r.Hash); err != nil {
 			return fmt.Errorf("audit: %w", err)
 		}
-		if _, err := tx.Exec("UPDATE audit_head SET seq = ?, at = ?, hash = ? WHERE id = 1", r.Seq, r.At, r.Hash); err != nil {
-			return fmt.Errorf("audit head: %w", err)
-		}
-		return nil
-	})
+		head, at = Head{Seq: r.Seq, Hash: r.Hash}, r.At
+	}
+	if _, err := tx.Exec("UPDATE audit_head SET seq = ?, at = ?, hash = ? WHERE id = 1", head.Seq, at, head.Hash); err != nil {
+		return fmt.Errorf("audit head: %w", err)
+	}
 	return nil
 }
 

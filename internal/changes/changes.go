@@ -52,10 +52,7 @@ func (l *Log) Append(tx *database.Tx, c feedapi.Change) {
 		}
 	}
 	tx.AtEnd(func() error {
-		if _, err := tx.Exec("UPDATE counters SET value = value + 1 WHERE name = 'changes'"); err != nil {
-			return fmt.Errorf("change log: %w", err)
-		}
-		if err := tx.Get(&r.Seq, "SELECT value FROM counters WHERE name = 'changes'"); err != nil {
+		if err := tx.Get(&r.Seq, "UPDATE counters SET value = value + 1 WHERE name = 'changes' RETURNING value"); err != nil {
 			return fmt.Errorf("change log: %w", err)
 		}
 		_, err := tx.Exec("INSERT INTO changes (seq, at, kind, device, label, profile, issuer, serial, reason, superseded) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",

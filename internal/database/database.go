@@ -8,7 +8,8 @@
 // It knows no table but its own bookkeeping: the schema stands in migrations/, the statements with
 // the packages that own the tables. Statements are written with "?" placeholders in both dialects.
 //
-// Files: database.go (open, read), tx.go (what a write may do), writer.go (SQLite group commit), postgres.go, migrate.go.
+// Files: database.go (open, read), tx.go (what a write may do), writer.go (SQLite group commit), statements.go (prepared ones),
+// postgres.go, configuration.go (a number that tells when to read anew), migrate.go.
 package database
 
 import (
@@ -39,12 +40,16 @@ const (
 
 // DB is an open database. It is safe for concurrent use.
 type DB struct {
-	dialect string
-	read    *sqlx.DB
-	write   *sqlx.DB
+	dialect       string
+	pools         []*sqlx.DB
+	reader        conn
+	configuration configuration
+	failed        atomic.Pointer[error]
+
+	writer  *statements // SQLite: on its only writing connection
 	queue   chan *request
 	stopped chan struct{}
-	failed  atomic.Pointer[error]
+	pool    *sqlx.DB // PostgreSQL
 }
 
 // Open opens "sqlite:PATH" (created with mode 0600 when missing) or a "postgres://..." URL and brings the schema
@@ -81,8 +86,20 @@ func openSQLite(ctx context.Context, path string) (*DB, error) {
 	}
 	r.SetMaxOpenConns(4)
 	r.SetMaxIdleConns(4)
-	db := &DB{dialect: SQLite, read: r, write: w, queue: make(chan *request, 1024), stopped: make(chan struct{})}
-	go db.commitLoop()
+	only, err := w.Connx(ctx)
+	if err != nil {
+		return nil, errors.Join(fmt.Errorf("open database %s: %w", path, err), w.Close(), r.Close())
+	}
+	db := &DB{
+		dialect: SQLite, pools: []*sqlx.DB{r, w}, reader: newStatements(r.PreparexContext), writer: newStatements(only.PreparexContext),
+		queue: make(chan *request, 1024), stopped: make(chan struct{}),
+	}
+	go func() {
+		defer close(db.stopped)
+		db.commitLoop()
+		db.writer.close()
+		only.Close()
+	}()
 	return db, nil
 }
 
@@ -91,9 +108,12 @@ func (db *DB) Close() error {
 	if db.dialect == SQLite {
 		close(db.queue)
 		<-db.stopped
-		return errors.Join(db.read.Close(), db.write.Close())
 	}
-	return db.write.Close()
+	var errs []error
+	for _, pool := range db.pools {
+		errs = append(errs, pool.Close())
+	}
+	return errors.Join(errs...)
 }
 
 // Dialect is SQLite or Postgres.
@@ -126,12 +146,12 @@ func (db *DB) Write(ctx context.Context, step string, fn func(tx *Tx) error) err
 
 // Get reads one row into dest; sql.ErrNoRows when there is none.
 func (db *DB) Get(ctx context.Context, dest any, query string, args ...any) error {
-	return db.read.GetContext(ctx, dest, db.rebind(query), args...)
+	return db.reader.GetContext(ctx, dest, db.rebind(query), args...)
 }
 
 // Select reads all rows into the slice that dest points to.
 func (db *DB) Select(ctx context.Context, dest any, query string, args ...any) error {
-	return db.read.SelectContext(ctx, dest, db.rebind(query), args...)
+	return db.reader.SelectContext(ctx, dest, db.rebind(query), args...)
 }
 
 func (db *DB) rebind(query string) string {

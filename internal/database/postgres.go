@@ -28,7 +28,7 @@ func openPostgres(ctx context.Context, address string) (*DB, error) {
 		pool.Close()
 		return nil, fmt.Errorf("open database %s/%s: %w", config.Host, config.Database, err)
 	}
-	return &DB{dialect: Postgres, read: pool, write: pool}, nil
+	return &DB{dialect: Postgres, pools: []*sqlx.DB{pool}, reader: pool, pool: pool}, nil
 }
 
 func (db *DB) writePostgres(ctx context.Context, fn func(tx *Tx) error) error {
@@ -45,7 +45,7 @@ func (db *DB) tryPostgres(ctx context.Context, fn func(tx *Tx) error) (err error
 	if err := ctx.Err(); err != nil {
 		return err
 	}
-	t, err := db.write.BeginTxx(unbounded, nil)
+	t, err := db.pool.BeginTxx(unbounded, nil)
 	if err != nil {
 		return fmt.Errorf("write: %w", err)
 	}
@@ -55,11 +55,14 @@ func (db *DB) tryPostgres(ctx context.Context, fn func(tx *Tx) error) (err error
 			t.Rollback()
 		}
 	}()
-	if err := protect(&Tx{db: db, conn: t}, fn); err != nil {
+	tx := &Tx{db: db, conn: t}
+	if err := protect(tx, fn); err != nil {
 		return err
 	}
 	done = true
-	if err := t.Commit(); err != nil {
+	err = t.Commit()
+	tx.committed()
+	if err != nil {
 		return fmt.Errorf("write: %w", err)
 	}
 	return nil

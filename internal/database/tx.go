@@ -11,10 +11,12 @@ import (
 
 // Tx is a transaction under way. It is valid only inside the function given to Write.
 type Tx struct {
-	db     *DB
-	conn   conn
-	atEnd  []func() error
-	broken error // set when the transaction itself is lost, as opposed to a statement refused
+	db      *DB
+	conn    conn
+	atEnd   []func() error
+	locals  map[any]any
+	touched bool  // the configuration
+	broken  error // set when the transaction itself is lost, as opposed to a statement refused
 }
 
 type conn interface {
@@ -24,7 +26,8 @@ type conn interface {
 }
 
 var (
-	_ conn = (*sqlx.Conn)(nil)
+	_ conn = (*statements)(nil)
+	_ conn = (*sqlx.DB)(nil)
 	_ conn = (*sqlx.Tx)(nil)
 )
 
@@ -56,6 +59,20 @@ func (tx *Tx) Exec(query string, args ...any) (rows int64, err error) {
 // head of the audit log, the counter of the change feed) is locked there, so that it is held briefly.
 func (tx *Tx) AtEnd(fn func() error) {
 	tx.atEnd = append(tx.atEnd, fn)
+}
+
+// Local returns what make made for this key at the first call in this transaction: several entries that one package writes at the end
+// can share one look at what they continue.
+func (tx *Tx) Local(key any, make func() any) any {
+	if tx.locals == nil {
+		tx.locals = map[any]any{}
+	}
+	v, ok := tx.locals[key]
+	if !ok {
+		v = make()
+		tx.locals[key] = v
+	}
+	return v
 }
 
 // Dialect is SQLite or Postgres, for the rare statement that differs.

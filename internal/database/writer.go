@@ -31,7 +31,6 @@ func (db *DB) enqueue(ctx context.Context, fn func(tx *Tx) error) error {
 }
 
 func (db *DB) commitLoop() {
-	defer close(db.stopped)
 	batch := make([]*request, 0, maxBatch)
 	for first := range db.queue {
 		batch = append(batch[:0], first)
@@ -67,28 +66,24 @@ func (db *DB) commitBatch(batch []*request) (err error) {
 	if err := db.Healthy(); err != nil {
 		return err
 	}
-	conn, err := db.write.Connx(unbounded)
-	if err != nil {
+	exec := func(statement string) error {
+		_, err := db.writer.ExecContext(unbounded, statement)
 		return err
 	}
-	defer conn.Close()
-	if _, err := conn.ExecContext(unbounded, "BEGIN IMMEDIATE"); err != nil {
+	if err := exec("BEGIN IMMEDIATE"); err != nil {
 		return err
 	}
 	defer func() {
 		if err != nil {
-			conn.ExecContext(unbounded, "ROLLBACK")
+			exec("ROLLBACK")
 		}
 	}()
-	exec := func(statement string) error {
-		_, err := conn.ExecContext(unbounded, statement)
-		return err
-	}
+	done := make([]*Tx, 0, len(batch))
 	for _, r := range batch {
 		if err := exec("SAVEPOINT w"); err != nil {
 			return err
 		}
-		tx := &Tx{db: db, conn: conn}
+		tx := &Tx{db: db, conn: db.writer}
 		r.err = protect(tx, r.fn)
 		if tx.broken != nil {
 			return tx.broken
@@ -101,8 +96,15 @@ func (db *DB) commitBatch(batch []*request) (err error) {
 		if err := exec("RELEASE w"); err != nil {
 			return err
 		}
+		done = append(done, tx)
 	}
-	return exec("COMMIT")
+	if err := exec("COMMIT"); err != nil {
+		return err
+	}
+	for _, tx := range done {
+		tx.committed()
+	}
+	return nil
 }
 
 // protect turns a panic in fn into an error: the goroutine serves everybody.

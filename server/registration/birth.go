@@ -88,7 +88,7 @@ func (b *Book) AddBirthCA(ctx context.Context, actor, label string, data []byte)
 				return err
 			}
 		}
-		return touch(tx)
+		return tx.TouchConfiguration()
 	})
 	return list, storage("store birth CA", err)
 }
@@ -140,7 +140,7 @@ func (b *Book) RemoveBirthCA(ctx context.Context, actor, label, fingerprint stri
 		if rows == 0 {
 			return refuse(NotFound, "unknown_birth_ca", "label %q has no birth CA %s", label, fingerprint)
 		}
-		if err := touch(tx); err != nil {
+		if err := tx.TouchConfiguration(); err != nil {
 			return err
 		}
 		return b.append(tx, audit.Entry{Actor: actor, Action: "birth_ca_removed", Object: label, Detail: map[string]string{"fingerprint": fingerprint}})

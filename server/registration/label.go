@@ -174,7 +174,7 @@ func (b *Book) putLabel(ctx context.Context, actor, action string, l Label, add 
 				return refuse(Conflict, "label_changed", "label %q was changed by somebody else meanwhile", l.Name)
 			}
 		}
-		if err := touch(tx); err != nil {
+		if err := tx.TouchConfiguration(); err != nil {
 			return err
 		}
 		return b.append(tx, audit.Entry{Actor: actor, Action: action, Object: l.Name, Detail: map[string]string{"ca": l.CA, "profile": l.Profile, "auth": strings.Join(l.Auth, ",")}})
@@ -209,7 +209,7 @@ func (b *Book) RemoveLabel(ctx context.Context, actor, name string) error {
 		if _, err := tx.Exec("DELETE FROM birth_cas WHERE label = ?", name); err != nil {
 			return err
 		}
-		if err := touch(tx); err != nil {
+		if err := tx.TouchConfiguration(); err != nil {
 			return err
 		}
 		return b.append(tx, audit.Entry{Actor: actor, Action: "label_removed", Object: name})

@@ -88,18 +88,17 @@ func Open(ctx context.Context, config Config) (*Book, error) {
 
 // current returns the configuration, read anew if it changed in the database.
 func (b *Book) current(ctx context.Context) (*configuration, error) {
-	var version int64
-	if err := b.db.Get(ctx, &version, "SELECT value FROM counters WHERE name = 'configuration'"); err != nil {
+	version, err := b.db.Configuration(ctx)
+	if err != nil {
 		return nil, storage("read configuration", err)
 	}
 	b.mu.RLock()
 	c := b.cached
 	b.mu.RUnlock()
-	if c != nil && c.version == version {
+	if c != nil && c.version >= version {
 		return c, nil
 	}
 	c = &configuration{version: version}
-	var err error
 	if c.labels, err = b.readLabels(ctx); err != nil {
 		return nil, err
 	}
@@ -112,11 +111,6 @@ func (b *Book) current(ctx context.Context) (*configuration, error) {
 		b.cached = c
 	}
 	return c, nil
-}
-
-func touch(tx *database.Tx) error {
-	_, err := tx.Exec("UPDATE counters SET value = value + 1 WHERE name = 'configuration'")
-	return err
 }
 
 var idForm = regexp.MustCompile(`^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$`)
