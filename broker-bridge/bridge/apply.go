@@ -139,19 +139,19 @@ func (b *Bridge) reloadAndProve(ctx context.Context, target *Set, probes []Probe
 	if e, ok := b.broker.(interface{ Expect(entries int) }); ok {
 		e.Expect(target.Entries())
 	}
-	start := time.Now()
-	err := b.broker.Reload(ctx)
+	took, err := b.broker.Reload(ctx)
 	if err != nil {
 		if errors.Is(err, ErrBrokerDown) {
 			b.metrics.brokerUp.Set(0)
 		}
 		return nil, fmt.Errorf("reload the broker: %w", err)
 	}
+	start := time.Now()
 	outcomes := b.prove(ctx, probes)
 	if ctx.Err() != nil {
 		return nil, ctx.Err()
 	}
-	b.pace.last, b.pace.took = time.Now(), time.Since(start)
+	b.pace.last, b.pace.took = time.Now(), took+time.Since(start)
 	b.metrics.reload.Observe(b.pace.took.Seconds())
 	return outcomes, nil
 }

@@ -8,6 +8,7 @@ import (
 	"crypto/tls"
 	"errors"
 	"slices"
+	"time"
 )
 
 // ErrBrokerDown is in the chain of an error that means: there is no broker process to talk to.
@@ -22,8 +23,9 @@ type Broker interface {
 	// broker. After an error any of the files may be old or new; the caller publishes again.
 	Publish(Material) error
 
-	// Reload makes the running broker read what was published, and returns when it has. Live sessions stay.
-	Reload(ctx context.Context) error
+	// Reload makes the running broker read what was published, and returns when it has, with the time that the broker took for
+	// it (waiting for the right moment to ask is not counted). Live sessions stay.
+	Reload(ctx context.Context) (time.Duration, error)
 
 	// Prove connects once as each probe, with a full TLS handshake, and reports what the broker did, in that order.
 	Prove(ctx context.Context, probes []Probe) []Outcome

@@ -14,6 +14,7 @@ import (
 	"log/slog"
 	"os"
 	"os/user"
+	"slices"
 	"strconv"
 	"sync"
 	"time"
@@ -37,8 +38,7 @@ type Mosquitto struct {
 	log     *slog.Logger
 	device  connector
 	control *mosquittoControl
-	uid     int // owner of the files, -1 for our own
-	gid     int
+	gid     int // group of the files, -1 for our own
 
 	budget time.Duration // for a proof, grows with the CRL
 
@@ -61,13 +61,13 @@ func NewMosquitto(conf BrokerConfig, anchors []*x509.Certificate, identity func(
 			server.RootCAs.AddCert(a)
 		}
 	}
-	m := &Mosquitto{conf: conf, clock: clk, log: log, device: connector{address: conf.Listener, tls: server}, uid: -1, gid: -1}
+	m := &Mosquitto{conf: conf, clock: clk, log: log, device: connector{address: conf.Listener, tls: server}, gid: -1}
 	m.control = newMosquittoControl(conf, server, identity)
-	if gid, err := lookupGroup(conf.Group); err != nil {
+	gid, err := lookupGroup(conf.Group)
+	if err != nil {
 		return nil, err
-	} else if os.Geteuid() == 0 || gid == -1 {
-		m.gid = gid
-	} else if member(gid) {
+	}
+	if os.Geteuid() == 0 || member(gid) {
 		m.gid = gid
 	}
 	return m, nil
@@ -90,12 +90,7 @@ func member(gid int) bool {
 	if err != nil {
 		return false
 	}
-	for _, g := range groups {
-		if g == gid {
-			return true
-		}
-	}
-	return gid == os.Getegid()
+	return slices.Contains(groups, gid) || gid == os.Getegid()
 }
 
 // Close ends the control connection.
@@ -127,7 +122,7 @@ func (m *Mosquitto) Publish(want Material) error {
 		return err
 	}
 	write := func(path string, data []byte) func() error {
-		return func() error { return atomicfile.WriteOwned(path, data, fileMode, m.uid, m.gid) }
+		return func() error { return atomicfile.WriteOwned(path, data, fileMode, -1, m.gid) }
 	}
 	if want.Server != nil && m.conf.ServerCertificate != "" && string(want.Server) != string(have.Server) {
 		if err := fault.Step("bridge.server_certificate", write(m.conf.ServerCertificate, want.Server)); err != nil {
@@ -152,37 +147,28 @@ func (m *Mosquitto) Publish(want Material) error {
 
 // Reload sends SIGHUP and waits until the broker works with a new TLS context: the session of the last accepted probe is then
 // no longer resumed. Without such a session it waits twice as long as an idle 2.0 broker takes to look at signals.
-func (m *Mosquitto) Reload(ctx context.Context) error {
+func (m *Mosquitto) Reload(ctx context.Context) (time.Duration, error) {
 	p, err := findProcess(m.conf.PIDFile, m.conf.Executable)
 	if err != nil {
-		return err
+		return 0, err
 	}
 	defer p.close()
 	if err := p.hangUp(ctx); err != nil {
-		return err
+		return 0, err
 	}
-	deadline := time.Now().Add(m.proofBudget())
-	watch := m.resumes && m.markedPID == p.pid && m.markedAt == p.start
-	if !watch {
-		timer := time.NewTimer(reloadSlack)
-		defer timer.Stop()
-		select {
-		case <-ctx.Done():
-			return ctx.Err()
-		case <-timer.C:
-			return nil
-		}
+	start := time.Now()
+	if !m.resumes || m.markedPID != p.pid || m.markedAt != p.start {
+		return 0, sleep(ctx, reloadSlack)
 	}
-	for ctx.Err() == nil && time.Now().Before(deadline) {
+	for time.Since(start) < m.proofBudget() {
 		if !m.stillResumes(ctx) {
-			return nil
+			return time.Since(start), ctx.Err()
 		}
-		time.Sleep(time.Millisecond)
+		if err := sleep(ctx, time.Millisecond); err != nil {
+			return 0, err
+		}
 	}
-	if ctx.Err() != nil {
-		return ctx.Err()
-	}
-	return errors.New("the broker still resumes sessions from before the SIGHUP")
+	return 0, errors.New("the broker still resumes sessions from before the SIGHUP")
 }
 
 // stillResumes reports whether the broker accepts the marked TLS session. A broker that does not answer is not resuming.
