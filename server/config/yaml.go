@@ -42,7 +42,8 @@ func fill(n *yaml.Node, v reflect.Value, path string, problems *Problems) {
 		return
 	}
 	if v.Kind() != reflect.Struct {
-		if err := n.Decode(v.Addr().Interface()); err != nil || n.Kind == yaml.AliasNode {
+		fraction := v.Kind() == reflect.Int && n.ShortTag() == "!!float" // which the decoder would cut off
+		if err := n.Decode(v.Addr().Interface()); err != nil || n.Kind == yaml.AliasNode || fraction {
 			*problems = append(*problems, fmt.Sprintf("%s: line %d: %s", path, n.Line, expected(v)))
 		}
 		return
