@@ -54,6 +54,7 @@ type Authorities struct {
 	mu      sync.RWMutex
 	version int64 // of the configuration that the maps show; 0 = none yet
 	live    map[string]*authority
+	issuers map[string]bool // encoded subjects of the CAs
 	named   map[string]*profile.Profile
 
 	keyMu sync.Mutex
@@ -153,19 +154,22 @@ func (a *Authorities) reload(ctx context.Context) error {
 	if err := a.db.Select(ctx, &rows, "SELECT "+authorityColumns+" FROM authorities"); err != nil {
 		return unavailable("database", err)
 	}
-	live := map[string]*authority{}
+	live, issuers := map[string]*authority{}, map[string]bool{}
 	for _, r := range rows {
 		au, err := newAuthority(r)
 		if err != nil {
 			return fmt.Errorf("CA %s: %w", r.Name, err)
 		}
 		live[r.Name] = au
+		if au.certificate != nil {
+			issuers[string(au.certificate.RawSubject)] = true
+		}
 	}
 	named, err := a.readProfiles(ctx)
 	if err != nil {
 		return err
 	}
-	a.version, a.live, a.named = version, live, named
+	a.version, a.live, a.issuers, a.named = version, live, issuers, named
 	return nil
 }
 

@@ -141,6 +141,15 @@ func (a *Authorities) Certificate(ctx context.Context, serial string) (Certifica
 
 // ByDER returns the record that holds exactly this certificate; a certificate that only claims to be ours is NotFound (INV-10).
 func (a *Authorities) ByDER(ctx context.Context, certificate *x509.Certificate) (Certificate, error) {
+	if err := a.current(ctx); err != nil {
+		return Certificate{}, err
+	}
+	a.mu.RLock()
+	ours := a.issuers[string(certificate.RawIssuer)]
+	a.mu.RUnlock()
+	if !ours { // a birth certificate, mostly: no need to look for it
+		return Certificate{}, refuse(NotFound, "unknown_certificate", "the certificate's issuer is none of our CAs")
+	}
 	found, err := a.Certificate(ctx, SerialHex(certificate.SerialNumber))
 	if err != nil {
 		return Certificate{}, err

@@ -91,24 +91,20 @@ func (b *Book) addEntity(tx *database.Tx, actor, id string, l Label, sans []stri
 		return err
 	}
 	now := b.clock.Now()
-	rows, err := tx.Exec("UPDATE end_entities SET label = ?, state = 'new', bound_kind = '', bound_to = '', sans = ?, generation = generation + 1, updated_at = ? WHERE id = ? AND state = 'historical'",
-		l.Name, names, now.UnixMilli(), id)
+	var twin entityRow
+	err = tx.Get(&twin, "SELECT "+entityColumns+" FROM end_entities WHERE lower(id) = ?", strings.ToLower(id))
+	switch {
+	case isNoRows(err):
+		_, err = tx.Exec("INSERT INTO end_entities ("+entityColumns+") VALUES (?, ?, 'new', '', '', ?, 1, ?, ?)", id, l.Name, names, now.UnixMilli(), now.UnixMilli())
+	case err == nil && twin.ID == id && twin.State == StateHistorical:
+		_, err = tx.Exec("UPDATE end_entities SET label = ?, state = 'new', bound_kind = '', bound_to = '', sans = ?, generation = generation + 1, updated_at = ? WHERE id = ?", l.Name, names, now.UnixMilli(), id)
+	case err == nil && twin.ID == id:
+		return refuse(Conflict, "device_exists", "device %q exists", id)
+	case err == nil:
+		return refuse(Conflict, "device_exists", "device %q differs from %q in case only", id, twin.ID)
+	}
 	if err != nil {
 		return err
-	}
-	if rows == 0 {
-		var twin string
-		switch err := tx.Get(&twin, "SELECT id FROM end_entities WHERE lower(id) = ?", strings.ToLower(id)); {
-		case err == nil && twin == id:
-			return refuse(Conflict, "device_exists", "device %q exists", id)
-		case err == nil:
-			return refuse(Conflict, "device_exists", "device %q differs from %q in case only", id, twin)
-		case !isNoRows(err):
-			return err
-		}
-		if _, err := tx.Exec("INSERT INTO end_entities ("+entityColumns+") VALUES (?, ?, 'new', '', '', ?, 1, ?, ?)", id, l.Name, names, now.UnixMilli(), now.UnixMilli()); err != nil {
-			return err
-		}
 	}
 	b.tell(tx, now, feedapi.DeviceAdded, id, l)
 	return b.append(tx, audit.Entry{Actor: actor, Action: "device_added", Object: id, Detail: map[string]string{"label": l.Name}})
