@@ -42,7 +42,7 @@ func (c *caCreate) Run(a *app) error {
 	spec := a.Key
 	a.Key = ""
 	if c.Parent == "" && !c.External {
-		return wrongUsage("%s: give --parent CA or --external", c.Name)
+		return wrongUsage("give --parent CA or --external")
 	}
 	return a.with(func(api *api) error {
 		var out admin.CA
@@ -146,7 +146,7 @@ func (c *caImport) Run(a *app) error {
 	return a.with(func(api *api) error {
 		var out admin.CA
 		if err := api.call(http.MethodPost, path("cas", c.Name, "import"), admin.ImportCA{Certificate: string(cert), Chain: string(chain)}, &out); err != nil {
-			return fmt.Errorf("%s: %w", c.Name, err)
+			return err
 		}
 		return c.show(a, out, func(w io.Writer) {
 			fmt.Fprintf(w, "CA %s is %s until %s\n", out.Name, out.State, stamp(out.NotAfter))

@@ -22,17 +22,17 @@ type labelCommand struct {
 type labelAdd struct {
 	jsonFlag
 	Name    string   `arg:"" help:"Path segment: /.well-known/est/NAME/simpleenroll."`
-	CA      string   `help:"Issuing CA." name:"ca" default:"devices" placeholder:"CA"`
-	Profile string   `help:"Certificate profile." default:"iot-device" placeholder:"PROFILE"`
-	Auth    []string `help:"Who may enroll: code, birth, bridge." default:"code,birth" placeholder:"KIND,..."`
+	CA      string   `help:"Issuing CA. Default: that of the default label." name:"ca" placeholder:"CA"`
+	Profile string   `help:"Certificate profile. Default: that of the default label." placeholder:"PROFILE"`
+	Auth    []string `help:"Who may enroll: code, birth, bridge. Default: as at the default label." placeholder:"KIND,..."`
 }
 
 func (c *labelAdd) Run(a *app) error {
 	return a.with(func(api *api) error {
 		var out admin.Label
-		err := api.call(http.MethodPost, "/labels", admin.Label{Name: c.Name, CA: c.CA, Profile: c.Profile, Auth: c.Auth}, &out)
+		err := api.call(http.MethodPost, "/labels", admin.NewLabel{Name: c.Name, CA: c.CA, Profile: c.Profile, Auth: c.Auth}, &out)
 		if err != nil {
-			return fmt.Errorf("%s: %w", c.Name, err)
+			return err
 		}
 		return c.show(a, out, func(w io.Writer) { printLabel(w, out) })
 	})
@@ -53,7 +53,7 @@ func (c *labelSet) Run(a *app) error {
 	return a.with(func(api *api) error {
 		var out admin.Label
 		if err := api.call(http.MethodPatch, path("labels", c.Name), admin.LabelChange{CA: c.CA, Profile: c.Profile, Auth: c.Auth}, &out); err != nil {
-			return fmt.Errorf("%s: %w", c.Name, err)
+			return err
 		}
 		return c.show(a, out, func(w io.Writer) { printLabel(w, out) })
 	})

@@ -118,13 +118,23 @@ func execute(ctx context.Context, args []string, stdin io.Reader, stdout, stderr
 		return report(stderr, "", &usageError{err.Error() + "; see est-server --help"})
 	}
 	a := &app{globals: cli.globals, ctx: ctx, stdin: stdin, stdout: stdout, stderr: stderr, clock: clock.System()}
-	return report(stderr, commandName(parsed), parsed.Run(a))
+	err = parsed.Run(a)
+	name, object := commandName(parsed)
+	if err != nil && !strings.Contains(err.Error(), object) {
+		name += " " + object
+	}
+	return report(stderr, name, err)
 }
 
-// commandName is "ca import" out of "ca import <name> <file>".
-func commandName(parsed *kong.Context) string {
-	name, _, _ := strings.Cut(parsed.Command(), " <")
-	return name
+// commandName is the command and the object it is about: "ca import" and "IoTDeviceIssuingCA".
+func commandName(parsed *kong.Context) (name, object string) {
+	name, _, _ = strings.Cut(parsed.Command(), " <")
+	for _, p := range parsed.Selected().Positional {
+		if object = p.Target.String(); object != "" {
+			return name, object
+		}
+	}
+	return name, ""
 }
 
 // report prints an error as one line and returns the exit code.

@@ -14,8 +14,9 @@ import (
 	"github.com/natal-pki/natal/server/telemetry"
 )
 
-// countsFor is how long counts of certificates and codes are kept: they take longer to read the more there are.
-const countsFor = 30 * time.Second
+// Certificates and codes are counted anew after countsFor times what counting took: the more there are the longer it takes, and a scrape must
+// not keep the database busy.
+const countsFor = 20
 
 // settled is how long ago a revocation must be for its transaction to be visible for sure.
 const settled = 2 * time.Second
@@ -24,7 +25,7 @@ type stateReader struct {
 	server *server
 
 	mu      sync.Mutex
-	counted time.Time
+	recount time.Time // when to count again
 	counts  counts
 	revoked time.Time // revocations until then are in the counter
 }
@@ -71,11 +72,11 @@ func (r *stateReader) read(ctx context.Context) (telemetry.State, error) {
 	if err := r.bridges(ctx, &state, now); err != nil {
 		return state, err
 	}
-	if now.Sub(r.counted) >= countsFor || now.Before(r.counted) {
+	if begun := time.Now(); !begun.Before(r.recount) {
 		if r.counts, err = count(ctx, s.DB, issuers, now); err != nil {
 			return state, err
 		}
-		r.counted = now
+		r.recount = time.Now().Add(countsFor * time.Since(begun))
 	}
 	state.Certificates, state.CertificatesExpiring, state.Codes = r.counts.certificates, r.counts.expiring, r.counts.codes
 	return state, nil

@@ -55,7 +55,7 @@ func (a *API) registerCAs() {
 		Body OfflineCA
 	}) error {
 		if !c.Local {
-			return newProblem(http.StatusForbidden, "local_only", "ca offline writes a key to this machine: run it there")
+			return newProblem(http.StatusForbidden, "local_only", "the key is written to a file of the server's machine: run the command there")
 		}
 		if !filepath.IsAbs(in.Body.Out) {
 			return invalid("invalid", "out: %q is not an absolute path", in.Body.Out)

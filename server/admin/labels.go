@@ -18,7 +18,7 @@ func (a *API) registerLabels() {
 		label, err := a.cfg.Book.Label(ctx, in.Name)
 		return showLabel(label), err
 	})
-	handle(a, administrators, http.MethodPost, "/labels", "Add a label", func(ctx context.Context, c Caller, in *struct{ Body Label }) (Label, error) {
+	handle(a, administrators, http.MethodPost, "/labels", "Add a label", func(ctx context.Context, c Caller, in *struct{ Body NewLabel }) (Label, error) {
 		label, err := a.cfg.Book.AddLabel(ctx, c.Actor, registration.Label{Name: in.Body.Name, CA: in.Body.CA, Profile: in.Body.Profile, Auth: in.Body.Auth})
 		return showLabel(label), err
 	})

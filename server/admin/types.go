@@ -70,8 +70,16 @@ type Label struct {
 	Name    string   `json:"name"`
 	CA      string   `json:"ca"`
 	Profile string   `json:"profile"`
-	Auth    []string `json:"auth" doc:"who may enroll: code, birth, bridge"`
+	Auth    []string `json:"auth"`
 	Version int64    `json:"version,omitempty"`
+}
+
+// NewLabel is the request for a label; what is absent is as in the default label.
+type NewLabel struct {
+	Name    string   `json:"name"`
+	CA      string   `json:"ca,omitempty"`
+	Profile string   `json:"profile,omitempty"`
+	Auth    []string `json:"auth,omitempty" doc:"who may enroll: code, birth, bridge"`
 }
 
 // LabelChange holds the fields of a label to change; what is absent stays.
