@@ -13,7 +13,7 @@ import (
 var errNoBinding = errors.New("no tls-unique")
 
 const (
-	exporterLabel = "EXPORTER-Channel-Binding" // RFC 9266 section 4
+	exporterLabel = "EXPORTER-Channel-Binding" // RFC 9266 section 2
 	exporterBytes = 32
 )
 

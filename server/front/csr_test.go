@@ -169,6 +169,10 @@ func TestInspectCSR(t *testing.T) {
 	}
 	edKey, _, _ := ed25519.GenerateKey(rand.Reader)
 	p224, _ := ecdsa.GenerateKey(elliptic.P224(), rand.Reader)
+	p224Point, err := p224.PublicKey.Bytes()
+	if err != nil {
+		t.Fatal(err)
+	}
 	p521, _ := ecdsa.GenerateKey(elliptic.P521(), rand.Reader)
 	ec := asn1.ObjectIdentifier{1, 2, 840, 10045, 2, 1}
 	p256 := marshal(t, asn1.ObjectIdentifier{1, 2, 840, 10045, 3, 1, 7})
@@ -260,7 +264,7 @@ func TestInspectCSR(t *testing.T) {
 		{"DSA signature", func(p *parts) { p.algorithm = algorithm(2, 16, 840, 1, 101, 3, 4, 3, 2) }, BadCSR},
 
 		{"P-224", func(p *parts) {
-			p.spki = rawSPKI(t, ec, marshal(t, asn1.ObjectIdentifier{1, 3, 132, 0, 33}), elliptic.Marshal(p224.Curve, p224.X, p224.Y))
+			p.spki = rawSPKI(t, ec, marshal(t, asn1.ObjectIdentifier{1, 3, 132, 0, 33}), p224Point)
 		}, BadKey},
 		{"secp256k1", func(p *parts) {
 			p.spki = rawSPKI(t, ec, marshal(t, asn1.ObjectIdentifier{1, 3, 132, 0, 10}), append([]byte{4}, make([]byte, 64)...))

@@ -24,6 +24,7 @@ import (
 	"github.com/natal-pki/natal/server/front"
 	"github.com/natal-pki/natal/server/instance"
 	"github.com/natal-pki/natal/server/registration"
+	"github.com/natal-pki/natal/test/e2e/harness"
 	"github.com/natal-pki/natal/test/testpki"
 	"github.com/natal-pki/natal/test/testserver"
 )
@@ -378,11 +379,8 @@ func TestCSRAttributes(t *testing.T) {
 // openssl reads an answer as a peer that shares no code with this project.
 func openssl(t testing.TB, input []byte, args ...string) string {
 	t.Helper()
-	path, err := exec.LookPath("openssl")
-	if err != nil {
-		t.Skip("openssl is not installed")
-	}
-	cmd := exec.CommandContext(t.Context(), path, args...)
+	harness.RequirePrograms(t, "openssl")
+	cmd := exec.CommandContext(t.Context(), harness.Program(t, "openssl"), args...)
 	cmd.Stdin = bytes.NewReader(input)
 	out, err := cmd.CombinedOutput()
 	if err != nil {
@@ -394,10 +392,8 @@ func openssl(t testing.TB, input []byte, args ...string) string {
 // With curl and openssl alone: fetch the CAs, enroll by code, verify the certificate.
 func TestCurlAndOpenSSL(t *testing.T) {
 	t.Parallel()
-	curl, err := exec.LookPath("curl")
-	if err != nil {
-		t.Skip("curl is not installed")
-	}
+	harness.RequirePrograms(t, "curl", "openssl")
+	curl := harness.Program(t, "curl")
 	s := testserver.Start(t, nil)
 	id := s.NewID()
 	code, err := s.Book.CreateCode(t.Context(), testserver.Actor, id, registration.Default, 0, nil)

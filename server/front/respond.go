@@ -20,7 +20,7 @@ import (
 )
 
 const (
-	challenge       = `Basic realm="est", charset="UTF-8"` // constant: credential caches of clients go by the realm
+	challenge       = `Basic realm="est"` // constant: credential caches go by the realm; nothing more, because some clients stumble over it
 	maxTextBytes    = 300
 	unavailableWait = 30 * time.Second // Retry-After of a 503
 	reasonInternal  = "internal_error"
