@@ -25,7 +25,7 @@ func RenewAt(cert *x509.Certificate) time.Time {
 	sum := sha256.Sum256(cert.Raw)
 	uniform := float64(binary.BigEndian.Uint64(sum[:])) / math.MaxUint64
 	lifetime := cert.NotAfter.Sub(cert.NotBefore)
-	return cert.NotBefore.Add(time.Duration(float64(lifetime) * (2.0/3 + renewSpread*(uniform-0.5))))
+	return cert.NotBefore.Add(time.Duration(float64(lifetime) * (2.0/3 + renewSpread*(uniform-0.5)))).Truncate(time.Second)
 }
 
 // Backoff says how long to wait after a failure. The zero value is ready for use, by one goroutine.

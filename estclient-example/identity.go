@@ -14,6 +14,7 @@ import (
 func (a *agent) keepIdentity(ctx context.Context, renewed chan<- struct{}) {
 	var backoff client.Backoff
 	told := ""
+	obtained := false
 	for ctx.Err() == nil {
 		id, err := a.store.Load()
 		if err != nil && !errors.Is(err, client.ErrNoIdentity) {
@@ -21,17 +22,22 @@ func (a *agent) keepIdentity(ctx context.Context, renewed chan<- struct{}) {
 		}
 		if id != nil && told != serialHex(id.Certificate) {
 			told = serialHex(id.Certificate)
-			backoff.Reset()
 			a.announce(id, renewed)
 		}
-		if id != nil && a.clock.Now().Before(client.RenewAt(id.Certificate)) {
+		switch {
+		case id != nil && a.clock.Now().Before(client.RenewAt(id.Certificate)):
+			backoff.Reset()
 			a.sleep(ctx, client.RenewAt(id.Certificate))
-			continue
-		}
-		if err := a.obtain(ctx, id); err != nil && ctx.Err() == nil {
-			wait := backoff.Next(err)
-			a.logFailure(id, err, wait)
-			a.sleep(ctx, a.clock.Now().Add(wait))
+		case obtained: // a certificate so short-lived that it is due at once must not make a tight loop
+			a.sleep(ctx, a.clock.Now().Add(backoff.Next(nil)))
+			obtained = false
+		default:
+			err := a.obtain(ctx, id)
+			if obtained = err == nil; err != nil && ctx.Err() == nil {
+				wait := backoff.Next(err)
+				a.logFailure(id, err, wait)
+				a.sleep(ctx, a.clock.Now().Add(wait))
+			}
 		}
 	}
 }
