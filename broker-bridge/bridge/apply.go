@@ -37,23 +37,25 @@ type rejection struct {
 type pacer struct {
 	last   time.Time
 	took   time.Duration
-	parked time.Duration
+	parked time.Time // when what waits may be done; zero if nothing does
 }
 
-func (p *pacer) wait(aclOnly bool) time.Duration {
+// park reports whether it is too early, and remembers until when.
+func (p *pacer) park(aclOnly bool) bool {
 	space := p.took
 	if aclOnly {
 		space = max(aclSpacing, spacingFactor*p.took)
 	}
-	p.parked = max(0, time.Until(p.last.Add(space)))
-	return p.parked
+	if at := p.last.Add(space); time.Now().Before(at) {
+		p.parked = at
+		return true
+	}
+	return false
 }
-
-func (p *pacer) deferred() time.Duration { return p.parked }
 
 // apply makes the broker hold what is wanted, unless it was proven to already.
 func (b *Bridge) apply(ctx context.Context) error {
-	b.pace.parked = 0
+	b.pace.parked = time.Time{}
 	target, want, err := b.target()
 	if err != nil || target == nil {
 		return err
@@ -65,7 +67,7 @@ func (b *Bridge) apply(ctx context.Context) error {
 		return b.proven(ctx, target, want) // another number for the same files
 	}
 	aclOnly := b.loaded != nil && bytes.Equal(want.Bundle, b.loaded.Bundle)
-	if b.pace.wait(aclOnly) > 0 {
+	if b.pace.park(aclOnly) {
 		return nil
 	}
 	probes, err := b.canaries.probes(target)

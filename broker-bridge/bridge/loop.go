@@ -158,7 +158,7 @@ func (b *Bridge) Run(ctx context.Context) error {
 		}
 		b.step(ctx)
 		b.publishStatus()
-		retry.Reset(b.broken.next(b.pace.deferred()))
+		retry.Reset(b.broken.next(b.waiting()...))
 	}
 }
 
@@ -173,6 +173,18 @@ func (b *Bridge) step(ctx context.Context) {
 	if b.broken.due(taskKicks) {
 		b.failed(taskKicks, b.kickAll(ctx))
 	}
+}
+
+// waiting are the moments at which something that was put off may be done.
+func (b *Bridge) waiting() []time.Time {
+	var at []time.Time
+	if !b.pace.parked.IsZero() {
+		at = append(at, b.pace.parked)
+	}
+	if b.rejected != nil && fingerprint(b.want.Bundle) == b.rejected.sum {
+		at = append(at, b.rejected.again)
+	}
+	return at
 }
 
 func (b *Bridge) floor() time.Duration {
@@ -272,11 +284,11 @@ func (f *failures) hold(task string) {
 // due reports whether the task did not fail lately.
 func (f *failures) due(task string) bool { return !time.Now().Before(f.tasks[task].again) }
 
-// next is the time until something is due: the earliest retry, other, or an hour.
-func (f *failures) next(other time.Duration) time.Duration {
+// next is the time until something is due: the earliest retry, one of the others, or an hour.
+func (f *failures) next(others ...time.Time) time.Duration {
 	d := time.Hour
-	if other > 0 {
-		d = other
+	for _, at := range others {
+		d = min(d, time.Until(at))
 	}
 	for _, t := range f.tasks {
 		d = min(d, time.Until(t.again))
