@@ -8,6 +8,7 @@ import (
 	"crypto/tls"
 	"encoding/base64"
 	"errors"
+	"strings"
 )
 
 var errNoBinding = errors.New("no tls-unique")
@@ -28,7 +29,8 @@ func checkBinding(state *tls.ConnectionState, shape requestShape) error {
 		return &Error{Kind: BadBinding, Detail: "this connection has no channel binding; leave challengePassword out", Err: err}
 	}
 	want := base64.StdEncoding.EncodeToString(binding)
-	if subtle.ConstantTimeCompare([]byte(shape.challenge), []byte(want)) != 1 {
+	given := strings.TrimRight(shape.challenge, " \t\r\n") // base64 encoders end their last line
+	if subtle.ConstantTimeCompare([]byte(given), []byte(want)) != 1 {
 		return &Error{Kind: BadBinding, Detail: "challengePassword is not the channel binding of this connection (TLS 1.2: tls-unique, TLS 1.3: tls-exporter)"}
 	}
 	return nil

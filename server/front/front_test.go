@@ -5,10 +5,12 @@ package front_test
 import (
 	"bytes"
 	"context"
+	"crypto"
 	"crypto/tls"
 	"crypto/x509"
 	"encoding/base64"
 	"encoding/json"
+	"errors"
 	"io"
 	"log/slog"
 	"net/http"
@@ -19,6 +21,8 @@ import (
 	"sync"
 	"testing"
 	"time"
+
+	"github.com/globalsign/est"
 
 	"github.com/natal-pki/natal/internal/wire"
 	"github.com/natal-pki/natal/server/front"
@@ -72,9 +76,7 @@ func issued(t testing.TB, body string) *x509.Certificate {
 
 func enrollURL(s *testserver.Server) string { return s.URL + wire.Path("", wire.OpSimpleEnroll) }
 
-func TestAuthorizationDecidesBeforeTheCertificate(t *testing.T) {
-	t.Parallel()
-	s := testserver.Start(t, nil)
+func authorizationDecidesBeforeTheCertificate(t *testing.T, s *testserver.Server) {
 	id := s.NewID()
 	client := s.Client(t, s.Factory.Birth(t, id).TLS())
 	csr := testpki.CSR(t, testpki.Key(t, "ec:P-256"), id, nil)
@@ -87,6 +89,33 @@ func TestAuthorizationDecidesBeforeTheCertificate(t *testing.T) {
 	answer, body := post(t, client, enrollURL(s), csr, nil)
 	if answer.StatusCode != http.StatusOK || issued(t, body).Subject.CommonName != id {
 		t.Fatalf("birth certificate alone: %d %s", answer.StatusCode, body)
+	}
+}
+
+// TestFront runs what can share a server, because no clock moves.
+func TestFront(t *testing.T) {
+	t.Parallel()
+	s := testserver.Start(t, nil)
+	for _, tt := range []struct {
+		name string
+		run  func(t *testing.T, s *testserver.Server)
+	}{
+		{"AuthorizationDecidesBeforeTheCertificate", authorizationDecidesBeforeTheCertificate},
+		{"OneCodeManyKeys", oneCodeManyKeys},
+		{"WaitingCA", issuanceWaits},
+		{"DeviceHangsUp", deviceHangsUp},
+		{"CSRAttributes", csrAttributes},
+		{"CurlAndOpenSSL", curlAndOpenSSL},
+		{"BridgeLabel", bridgeLabel},
+		{"OwnCertificatesAreNoBirthCertificates", ownCertificatesAreNoBirthCertificates},
+		{"Methods", methods},
+		{"Mutants", mutants},
+		{"GlobalsignClient", globalsignClient},
+	} {
+		t.Run(tt.name, func(t *testing.T) {
+			t.Parallel()
+			tt.run(t, s)
+		})
 	}
 }
 
@@ -134,9 +163,7 @@ func grep(text, word string) string {
 }
 
 // 60 devices at once, one code and 60 keys: one certificate.
-func TestOneCodeManyKeys(t *testing.T) {
-	t.Parallel()
-	s := testserver.Start(t, nil)
+func oneCodeManyKeys(t *testing.T, s *testserver.Server) {
 	id := s.NewID()
 	code, err := s.Book.CreateCode(t.Context(), testserver.Actor, id, registration.Default, 0, nil)
 	if err != nil {
@@ -210,9 +237,7 @@ func TestWrongCodesAreThrottled(t *testing.T) {
 }
 
 // While a CA waits for its certificate every issuance under its label is refused with 503; /cacerts still has the server's chain, and nothing is used up.
-func TestWaitingCA(t *testing.T) {
-	t.Parallel()
-	s := testserver.Start(t, nil)
+func issuanceWaits(t *testing.T, s *testserver.Server) {
 	waitingCA(t, s)
 	id := s.NewID()
 	code, err := s.Book.CreateCode(t.Context(), testserver.Actor, id, "waiting", 0, nil)
@@ -235,9 +260,7 @@ func TestWaitingCA(t *testing.T) {
 }
 
 // A device that hangs up in the middle gets its certificate at its repeat: what was begun is carried to its end.
-func TestDeviceHangsUp(t *testing.T) {
-	t.Parallel()
-	s := testserver.Start(t, nil)
+func deviceHangsUp(t *testing.T, s *testserver.Server) {
 	leaf := s.Factory.Birth(t, s.NewID())
 	csr := testpki.CSR(t, testpki.Key(t, "ec:P-256"), leaf.Certificate.Subject.CommonName, nil)
 	for _, cancelled := range []bool{true, false} {
@@ -344,9 +367,7 @@ func (l *lockedBuffer) reset() {
 }
 
 // CSR attributes say what the profile takes, as openssl reads it.
-func TestCSRAttributes(t *testing.T) {
-	t.Parallel()
-	s := testserver.Start(t, nil)
+func csrAttributes(t *testing.T, s *testserver.Server) {
 	r, _ := http.NewRequestWithContext(t.Context(), http.MethodGet, s.URL+wire.Path("", wire.OpCSRAttrs), nil)
 	answer, body := do(t, s.Client(t), r)
 	der, err := wire.DecodeBase64([]byte(body))
@@ -390,11 +411,9 @@ func openssl(t testing.TB, input []byte, args ...string) string {
 }
 
 // With curl and openssl alone: fetch the CAs, enroll by code, verify the certificate.
-func TestCurlAndOpenSSL(t *testing.T) {
-	t.Parallel()
+func curlAndOpenSSL(t *testing.T, s *testserver.Server) {
 	harness.RequirePrograms(t, "curl", "openssl")
 	curl := harness.Program(t, "curl")
-	s := testserver.Start(t, nil)
 	id := s.NewID()
 	code, err := s.Book.CreateCode(t.Context(), testserver.Actor, id, registration.Default, 0, nil)
 	if err != nil {
@@ -444,9 +463,7 @@ func TestCurlAndOpenSSL(t *testing.T) {
 }
 
 // A request for the bridge's own host name at label mqtt-server needs a bridge certificate.
-func TestBridgeLabel(t *testing.T) {
-	t.Parallel()
-	s := testserver.Start(t, nil)
+func bridgeLabel(t *testing.T, s *testserver.Server) {
 	host := "mqtt.example.com"
 	code, err := s.Book.CreateCode(t.Context(), testserver.Actor, host, "bridge", 0, nil)
 	if err != nil {
@@ -487,9 +504,7 @@ func TestBridgeLabel(t *testing.T) {
 }
 
 // A revoked certificate of ours gets no second chance as a birth certificate.
-func TestOwnCertificatesAreNoBirthCertificates(t *testing.T) {
-	t.Parallel()
-	s := testserver.Start(t, nil)
+func ownCertificatesAreNoBirthCertificates(t *testing.T, s *testserver.Server) {
 	id := s.NewID()
 	birth := s.Factory.Birth(t, id)
 	key := testpki.Key(t, "ec:P-256")
@@ -512,9 +527,7 @@ func TestOwnCertificatesAreNoBirthCertificates(t *testing.T) {
 }
 
 // HEAD answers as GET does, without the body; OPTIONS and unknown methods are refused with the allowed ones.
-func TestMethods(t *testing.T) {
-	t.Parallel()
-	s := testserver.Start(t, nil)
+func methods(t *testing.T, s *testserver.Server) {
 	client := s.Client(t)
 	for _, tt := range []struct {
 		method, path string
@@ -557,9 +570,7 @@ func TestMethods(t *testing.T) {
 }
 
 // 5,000 mutants of a good request: 4xx, or a certificate for exactly this device.
-func TestMutants(t *testing.T) {
-	t.Parallel()
-	s := testserver.Start(t, nil)
+func mutants(t *testing.T, s *testserver.Server) {
 	leaf := s.Factory.Birth(t, s.NewID())
 	id := leaf.Certificate.Subject.CommonName
 	csr := testpki.CSR(t, testpki.Key(t, "ec:P-256"), id, nil)
@@ -601,4 +612,60 @@ func TestServerHasEveryTimeout(t *testing.T) {
 	if srv.Protocols.HTTP2() || srv.Protocols.UnencryptedHTTP2() {
 		t.Error("HTTP/2 is on")
 	}
+}
+
+// globalsign's own client, which shares the encoder with the server but none of what stands around it, goes through a device's life.
+func globalsignClient(t *testing.T, s *testserver.Server) {
+	id := s.NewID()
+	code, err := s.Book.CreateCode(t.Context(), testserver.Actor, id, registration.Default, 0, nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	pool := x509.NewCertPool()
+	pool.AddCert(s.Anchor(t))
+	client := est.Client{Host: strings.TrimPrefix(s.URL, "https://"), ExplicitAnchor: pool, DisableKeepAlives: true}
+	cas, err := client.CACerts(t.Context())
+	if err != nil || len(cas) != 3 {
+		t.Fatalf("cacerts: %d, %v", len(cas), err)
+	}
+	attrs, err := client.CSRAttrs(t.Context())
+	if err != nil || len(attrs.Attributes) == 0 {
+		t.Fatalf("csrattrs: %v, %v", attrs, err)
+	}
+	parse := func(key crypto.Signer) *x509.CertificateRequest {
+		csr, err := x509.ParseCertificateRequest(testpki.CSR(t, key, id, nil))
+		if err != nil {
+			t.Fatal(err)
+		}
+		return csr
+	}
+	key := testpki.Key(t, "ec:P-256")
+	wrong := client
+	wrong.Username, wrong.Password = id, "wrong"
+	var refused est.Error
+	if _, err := wrong.Enroll(t.Context(), parse(key)); !errors.As(err, &refused) || refused.StatusCode() != http.StatusUnauthorized {
+		t.Fatalf("wrong code: %v", err)
+	}
+	client.Username, client.Password = id, code.Code
+	cert, err := client.Enroll(t.Context(), parse(key))
+	if err != nil {
+		t.Fatalf("enroll: %v", err)
+	}
+	client.Username, client.Password = "", ""
+	client.PrivateKey, client.Certificates = key, []*x509.Certificate{cert}
+	renewed, err := client.Reenroll(t.Context(), parse(testpki.Key(t, "ec:P-384")))
+	if err != nil || renewed.Subject.CommonName != id || renewed.SerialNumber.Cmp(cert.SerialNumber) == 0 {
+		t.Fatalf("reenroll: %v", err)
+	}
+	if _, err := renewed.Verify(x509.VerifyOptions{Roots: pool, Intermediates: poolOf(cas), KeyUsages: []x509.ExtKeyUsage{x509.ExtKeyUsageClientAuth}}); err != nil {
+		t.Error(err)
+	}
+}
+
+func poolOf(certs []*x509.Certificate) *x509.CertPool {
+	pool := x509.NewCertPool()
+	for _, c := range certs {
+		pool.AddCert(c)
+	}
+	return pool
 }
