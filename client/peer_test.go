@@ -7,7 +7,6 @@ import (
 	"crypto/rand"
 	"crypto/tls"
 	"crypto/x509"
-	"crypto/x509/pkix"
 	"encoding/asn1"
 	"io"
 	"math/big"
@@ -311,9 +310,6 @@ func closedAddress(t testing.TB) string {
 	defer l.Close()
 	return l.Addr().String()
 }
-
-// name is a subject with only a CN.
-func name(cn string) pkix.Name { return pkix.Name{CommonName: cn} }
 
 // opaque is a crypto.Signer and nothing else.
 type opaque struct{ crypto.Signer }
