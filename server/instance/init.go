@@ -19,6 +19,7 @@ import (
 	"github.com/natal-pki/natal/ca"
 	"github.com/natal-pki/natal/configs"
 	"github.com/natal-pki/natal/internal/atomicfile"
+	"github.com/natal-pki/natal/internal/database"
 	"github.com/natal-pki/natal/internal/fault"
 	"github.com/natal-pki/natal/server/config"
 	"github.com/natal-pki/natal/server/registration"
@@ -70,7 +71,7 @@ func Init(ctx context.Context, o Options, plan Plan) (*Instance, error) {
 	if err != nil {
 		return nil, err
 	}
-	i, err := open(ctx, o, settings, passphrase, codeKey)
+	i, err := open(ctx, o, settings, passphrase, codeKey, database.Open)
 	if err != nil {
 		return nil, err
 	}

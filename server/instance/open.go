@@ -75,15 +75,15 @@ func Open(ctx context.Context, o Options) (*Instance, error) {
 	if err != nil {
 		return nil, err
 	}
-	return open(ctx, o, settings, passphrase, codeKey)
+	return open(ctx, o, settings, passphrase, codeKey, database.OpenExisting)
 }
 
-func open(ctx context.Context, o Options, settings config.Settings, passphrase, codeKey []byte) (*Instance, error) {
+func open(ctx context.Context, o Options, settings config.Settings, passphrase, codeKey []byte, openDatabase func(context.Context, string) (*database.DB, error)) (*Instance, error) {
 	address, err := o.Dir.databaseAddress(settings.DatabaseURLFile)
 	if err != nil {
 		return nil, err
 	}
-	db, err := database.Open(ctx, address)
+	db, err := openDatabase(ctx, address)
 	if err != nil {
 		return nil, err
 	}
