@@ -92,10 +92,11 @@ func authorizationDecidesBeforeTheCertificate(t *testing.T, s *testserver.Server
 	}
 }
 
-// TestFront runs what can share a server, because no clock moves.
+// TestFront runs everything on one instance. What moves the clock comes first and alone.
 func TestFront(t *testing.T) {
 	t.Parallel()
 	s := testserver.Start(t, nil)
+	t.Run("RepeatGetsTheSameCertificate", func(t *testing.T) { repeatGetsTheSameCertificate(t, s) })
 	for _, tt := range []struct {
 		name string
 		run  func(t *testing.T, s *testserver.Server)
@@ -111,6 +112,8 @@ func TestFront(t *testing.T) {
 		{"Methods", methods},
 		{"Mutants", mutants},
 		{"GlobalsignClient", globalsignClient},
+		{"WrongCodesAreThrottled", wrongCodesAreThrottled},
+		{"OneRecordPerRequest", oneRecordPerRequest},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
 			t.Parallel()
@@ -120,9 +123,8 @@ func TestFront(t *testing.T) {
 }
 
 // A repeat after a lost answer gets the same certificate, by code and by birth certificate; it is counted once.
-func TestRepeatGetsTheSameCertificate(t *testing.T) {
-	t.Parallel()
-	s := testserver.Start(t, nil)
+func repeatGetsTheSameCertificate(t *testing.T, s *testserver.Server) {
+	s = s.Another(t, nil)
 	id := s.NewID()
 	code, err := s.Book.CreateCode(t.Context(), testserver.Actor, id, registration.Default, 0, nil)
 	if err != nil {
@@ -197,9 +199,8 @@ func oneCodeManyKeys(t *testing.T, s *testserver.Server) {
 }
 
 // Too many wrong codes of an address are answered with 429, under whatever address it claims to have; the right code still works.
-func TestWrongCodesAreThrottled(t *testing.T) {
-	t.Parallel()
-	s := testserver.Start(t, nil)
+func wrongCodesAreThrottled(t *testing.T, s *testserver.Server) {
+	s = s.Another(t, nil)
 	id := s.NewID()
 	code, err := s.Book.CreateCode(t.Context(), testserver.Actor, id, registration.Default, 0, nil)
 	if err != nil {
@@ -293,11 +294,9 @@ func request(ctx context.Context, certificate *x509.Certificate, csr []byte) *ht
 }
 
 // The log has one record for each request, with what an operator looks for and without secrets.
-func TestOneRecordPerRequest(t *testing.T) {
-	t.Parallel()
+func oneRecordPerRequest(t *testing.T, s *testserver.Server) {
 	var out lockedBuffer
-	s := testserver.Start(t, slog.New(slog.NewJSONHandler(&out, nil)))
-	out.reset()
+	s = s.Another(t, slog.New(slog.NewJSONHandler(&out, nil)))
 	id := s.NewID()
 	code, err := s.Book.CreateCode(t.Context(), testserver.Actor, id, registration.Default, 0, nil)
 	if err != nil {
@@ -358,12 +357,6 @@ func (l *lockedBuffer) String() string {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	return l.b.String()
-}
-
-func (l *lockedBuffer) reset() {
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	l.b.Reset()
 }
 
 // CSR attributes say what the profile takes, as openssl reads it.

@@ -37,7 +37,8 @@ type Server struct {
 	URL      string             // https://127.0.0.1:port
 	PlainURL string             // the same handler without TLS
 
-	devices atomic.Int64
+	devices     *atomic.Int64
+	certificate *instance.ServerCertificate
 }
 
 // Start makes an instance and serves it. log may be nil.
@@ -55,24 +56,36 @@ func Start(t testing.TB, log *slog.Logger) *Server {
 		t.Fatal(err)
 	}
 	t.Cleanup(func() { inst.Close() })
-	certificate, err := inst.ServerCertificate(t.Context())
-	if err != nil {
+	s := &Server{Instance: inst, Manual: manual, Factory: testpki.Root(t, "Factory CA"), devices: &atomic.Int64{}}
+	if s.certificate, err = inst.ServerCertificate(t.Context()); err != nil {
 		t.Fatal(err)
 	}
-	s := &Server{Instance: inst, Manual: manual, Metrics: telemetry.New(front.Outcomes()), Factory: testpki.Root(t, "Factory CA")}
 	if _, err := inst.Book.AddBirthCA(t.Context(), Actor, registration.Default, s.Factory.PEM()); err != nil {
 		t.Fatal(err)
 	}
-	s.Front, err = front.New(front.Config{
-		Book: inst.Book, CA: inst.CA, Anchors: inst.ManagementChain, Clock: manual.Clock(), Log: log, Metrics: s.Metrics,
+	return s.Another(t, log)
+}
+
+// Another serves the same instance once more, with an EST front, metrics and addresses of its own. Making an instance is dear: keys are
+// encrypted slowly on purpose.
+func (s *Server) Another(t testing.TB, log *slog.Logger) *Server {
+	t.Helper()
+	if log == nil {
+		log = slog.New(slog.DiscardHandler)
+	}
+	other := *s
+	other.Metrics = telemetry.New(front.Outcomes())
+	var err error
+	other.Front, err = front.New(front.Config{
+		Book: s.Book, CA: s.CA, Anchors: s.ManagementChain, Clock: s.Manual.Clock(), Log: log, Metrics: other.Metrics,
 	})
 	if err != nil {
 		t.Fatal(err)
 	}
-	config := front.TLSConfig(certificate.Get, manual.Clock())
-	s.URL = "https://" + listen(t, front.Server(s.Front, config, log), true)
-	s.PlainURL = "http://" + listen(t, front.Server(s.Front, nil, log), false)
-	return s
+	config := front.TLSConfig(s.certificate.Get, s.Manual.Clock())
+	other.URL = "https://" + listen(t, front.Server(other.Front, config, log), true)
+	other.PlainURL = "http://" + listen(t, front.Server(other.Front, nil, log), false)
+	return &other
 }
 
 func listen(t testing.TB, srv *http.Server, withTLS bool) string {
