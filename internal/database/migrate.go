@@ -5,6 +5,7 @@ package database
 import (
 	"context"
 	"embed"
+	"errors"
 	"fmt"
 	"io/fs"
 
@@ -16,7 +17,7 @@ import (
 //go:embed migrations
 var migrations embed.FS
 
-func migrate(ctx context.Context, db *sqlx.DB, dialect string) error {
+func migrate(ctx context.Context, db *sqlx.DB, dialect string, existing bool) error {
 	files, err := fs.Sub(migrations, "migrations/"+dialect)
 	if err != nil {
 		return err
@@ -42,6 +43,9 @@ func migrate(ctx context.Context, db *sqlx.DB, dialect string) error {
 	}
 	if have > want {
 		return fmt.Errorf("schema version %d is newer than this program's %d: use the newer program", have, want)
+	}
+	if have == 0 && existing {
+		return errors.New("it is empty, and an installation is expected in it")
 	}
 	if _, err := provider.Up(ctx); err != nil {
 		return fmt.Errorf("migrations: %w", err)

@@ -15,7 +15,7 @@ import (
 	"github.com/jmoiron/sqlx"
 )
 
-func openPostgres(ctx context.Context, address string) (*DB, error) {
+func openPostgres(ctx context.Context, address string, existing bool) (*DB, error) {
 	config, err := pgx.ParseConfig(address)
 	if err != nil {
 		return nil, errors.New("open database: the postgres address cannot be read") // the cause may quote the password
@@ -24,7 +24,7 @@ func openPostgres(ctx context.Context, address string) (*DB, error) {
 	pool.SetMaxOpenConns(16)
 	pool.SetMaxIdleConns(16)
 	pool.SetConnMaxIdleTime(5 * time.Minute)
-	if err := migrate(ctx, pool, Postgres); err != nil {
+	if err := migrate(ctx, pool, Postgres, existing); err != nil {
 		pool.Close()
 		return nil, fmt.Errorf("open database %s/%s: %w", config.Host, config.Database, err)
 	}

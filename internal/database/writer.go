@@ -21,13 +21,26 @@ type request struct {
 
 func (db *DB) enqueue(ctx context.Context, fn func(tx *Tx) error) error {
 	r := &request{fn: fn, done: make(chan struct{})}
-	select {
-	case db.queue <- r:
-	case <-ctx.Done():
-		return ctx.Err()
+	if err := db.await(ctx, r); err != nil {
+		return err
 	}
 	<-r.done
 	return r.err
+}
+
+// await puts r into the queue, which stays open meanwhile.
+func (db *DB) await(ctx context.Context, r *request) error {
+	db.closing.RLock()
+	defer db.closing.RUnlock()
+	if db.closed {
+		return ErrClosed
+	}
+	select {
+	case db.queue <- r:
+		return nil
+	case <-ctx.Done():
+		return ctx.Err()
+	}
 }
 
 func (db *DB) commitLoop() {
@@ -89,8 +102,8 @@ func (db *DB) commitBatch(batch []*request) (err error) {
 			return tx.broken
 		}
 		if r.err != nil {
-			if err := exec("ROLLBACK TO w"); err != nil {
-				return err
+			if err := exec("ROLLBACK TO w"); err != nil { // SQLite has rolled back everything by itself, as on a full disk
+				return fmt.Errorf("%w; then: %w", r.err, err)
 			}
 		}
 		if err := exec("RELEASE w"); err != nil {
