@@ -32,6 +32,9 @@ func (a *API) registerCRLs() {
 		return out, nil
 	})
 	handle(a, readers, http.MethodGet, "/crls/{name}", "Get a CA's current CRL", func(ctx context.Context, _ Caller, in *Named) (CRL, error) {
+		if _, err := a.cfg.CA.Get(ctx, in.Name); err != nil {
+			return CRL{}, err
+		}
 		crl, err := a.cfg.CA.CurrentCRL(ctx, in.Name)
 		return showCRL(crl), err
 	})
