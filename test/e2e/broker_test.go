@@ -1,140 +1,222 @@
-// From enrollment to the broker and out again, with a real mosquitto: what a device may, and when it may no longer.
+// A broker as an operator sets it up: mosquitto with the files of `broker-bridge setup mosquitto`, a running bridge, and a listener of
+// the operator's own, at which an independent subscriber sees what the broker really delivers.
 
 package e2e
 
 import (
 	"fmt"
+	"net/http"
+	"os"
 	"path/filepath"
+	"strconv"
 	"strings"
 	"testing"
 	"time"
 
 	"github.com/natal-pki/natal/test/e2e/harness"
-	"github.com/natal-pki/natal/test/testpki"
 )
 
-const telemetry = "v1/devices/me/telemetry"
+// patience is for what has no figure of its own: the machine may be busy with other tests.
+const patience = 30 * time.Second
 
-// CONNACK 0 proves little: mosquitto silently drops what the ACL forbids. What counts is what somebody else receives.
-func TestDevicesPublishWithMosquittoPub(t *testing.T) {
-	t.Parallel()
-	harness.RequirePrograms(t, "mosquitto", "mosquitto_pub", "mosquitto_sub", "openssl")
-	s := harness.StartServer(t, harness.ServerOptions{})
-	b := harness.StartBroker(t, s, harness.BrokerOptions{Topics: []string{"write " + telemetry, "write /admin/{id}/attrs"}})
-	subscriber := subscribe(t, b, "#")
-
-	factory := testpki.Root(t, "Factory")
-	factoryFile := testpki.WriteFile(t, filepath.Join(t.TempDir(), "factory.pem"), factory.PEM())
-	s.MustCLI(t, "birth-ca", "add", "default", factoryFile)
-	birth := factory.Birth(t, "SN-000002")
-	birthDir := t.TempDir()
-	devices := map[string]string{
-		"SN-000001": agent(t, s, "SN-000001", withCode(t, s, "SN-000001")...),
-		"SN-000002": agent(t, s, "SN-000002", "--birth-cert", testpki.WriteFile(t, filepath.Join(birthDir, "cert.pem"), birth.PEM()),
-			"--birth-key", testpki.WriteFile(t, filepath.Join(birthDir, "key.pem"), testpki.KeyPEM(t, birth.Key))),
-	}
-	for id, dir := range devices {
-		bundle := filepath.Join(dir, "bundle.pem")
-		enrolled := time.Now()
-		harness.Eventually(t, 5*time.Second, id+" to be in the ACL", func() bool {
-			publish(t, b, bundle, bundle, telemetry, "hello from "+id)
-			return strings.Contains(subscriber.Output(), "hello from "+id)
-		})
-		if waited := time.Since(enrolled); waited > 2*time.Second {
-			t.Errorf("%s: its ACL line came after %v, want less than 2 s", id, waited)
-		}
-		// One file for both, as people type it; then split by openssl; then the agent's own two files.
-		if r := publish(t, b, bundle, bundle, "/admin/"+id+"/attrs", "bundle of "+id); r.Code != 0 {
-			t.Errorf("%s with its bundle: exit code %d: %s", id, r.Code, r.Output())
-		}
-		delivered(t, subscriber, "/admin/"+id+"/attrs", "bundle of "+id)
-		openssl(t, dir, "pkey", "-in", "bundle.pem", "-out", "deviceKey.pem")
-		openssl(t, dir, "x509", "-in", "bundle.pem", "-out", "deviceCert.pem")
-		if r := publish(t, b, filepath.Join(dir, "deviceCert.pem"), filepath.Join(dir, "deviceKey.pem"), telemetry, "split by openssl, "+id); r.Code != 0 {
-			t.Errorf("%s split by openssl: exit code %d: %s", id, r.Code, r.Output())
-		}
-		delivered(t, subscriber, telemetry, "split by openssl, "+id)
-		if r := publish(t, b, filepath.Join(dir, "cert.pem"), filepath.Join(dir, "key.pem"), telemetry, "own files of "+id); r.Code != 0 {
-			t.Errorf("%s with cert.pem and key.pem: exit code %d: %s", id, r.Code, r.Output())
-		}
-		delivered(t, subscriber, telemetry, "own files of "+id)
-	}
-
-	// Another device's topic, and the broker's own: not delivered, although the broker says yes.
-	bundle := filepath.Join(devices["SN-000001"], "bundle.pem")
-	publish(t, b, bundle, bundle, "/admin/SN-000002/attrs", "forged")
-	publish(t, b, bundle, bundle, "$CONTROL/dynamic-security/v1", `{"commands":[{"command":"deleteClient","username":"x"}]}`)
-	publish(t, b, bundle, bundle, telemetry, "after the forgery")
-	delivered(t, subscriber, telemetry, "after the forgery")
-	if strings.Contains(subscriber.Output(), "forged") {
-		t.Errorf("a device has published for another:\n%s", subscriber.Output())
-	}
+// brokerOptions are what a test wants differently.
+type brokerOptions struct {
+	topics   []string       // --topic; default: the bridge's
+	head     string         // --acl-head
+	operator string         // more lines for the operator's listener
+	settings map[string]any // lines to add to bridge.yaml
+	hooks    bool           // testhooks build of the bridge
+	env      []string       // of the bridge
+	faketime []string       // environment of mosquitto
+	idle     bool           // do not start the bridge
 }
 
-func TestRevocationCutsTheLiveSession(t *testing.T) {
-	t.Parallel()
-	harness.RequirePrograms(t, "mosquitto", "mosquitto_pub", "mosquitto_sub")
-	s := harness.StartServer(t, harness.ServerOptions{})
-	b := harness.StartBroker(t, s, harness.BrokerOptions{})
-	reasons := []string{"keyCompromise", "cessationOfOperation", "privilegeWithdrawn", "unspecified", "affiliationChanged"}
-	staying := filepath.Join(agent(t, s, "SN-STAYS", withCode(t, s, "SN-STAYS")...), "bundle.pem")
-	var bundles []string
-	for i := range reasons {
-		id := fmt.Sprintf("SN-%d", i)
-		bundles = append(bundles, filepath.Join(agent(t, s, id, withCode(t, s, id)...), "bundle.pem"))
+// broker is the whole of it. Its server certificate names localhost and 127.0.0.1.
+type broker struct {
+	server *harness.Server
+	dir    string
+	binary string
+	env    []string
+
+	devices, control, services, metrics string // HOST:PORT: for devices, for the bridge, the operator's own, the bridge's metrics
+
+	mosquitto, bridge *harness.Process
+	setupOutput       string
+}
+
+// startBroker sets a broker up for s and starts everything.
+func startBroker(t *testing.T, s *harness.Server, o brokerOptions) *broker {
+	t.Helper()
+	harness.RequirePrograms(t, "mosquitto", "mosquitto_sub", "mosquitto_pub")
+	b := &broker{server: s, dir: openDir(t), env: o.env, binary: harness.Binary(t, "broker-bridge"),
+		devices: harness.FreeAddress(t), control: harness.FreeAddress(t), services: harness.FreeAddress(t), metrics: harness.FreeAddress(t)}
+	if o.hooks {
+		b.binary = harness.HooksBinary(t, "broker-bridge")
 	}
-	stays, err := connect(t, b, staying)
+	b.setup(t, o)
+	b.startMosquitto(t, o.faketime...)
+	if !o.idle {
+		b.startBridge(t)
+		b.waitReady(t)
+	}
+	return b
+}
+
+// openDir is a directory that the user mosquitto may enter, unlike a test's own.
+func openDir(t *testing.T) string {
+	t.Helper()
+	dir, err := os.MkdirTemp("", "natal-broker-")
 	if err != nil {
 		t.Fatal(err)
 	}
-	var worst time.Duration
-	for i, bundle := range bundles {
-		id := filepath.Base(filepath.Dir(bundle))
-		live, err := connect(t, b, bundle)
-		if err != nil {
-			t.Fatalf("%s before its revocation: %v", id, err)
-		}
-		s.MustCLI(t, "device", "revoke", id, "--reason", reasons[i])
-		revoked := time.Now()
-		live.cut(t, 10*time.Second)
-		worst = max(worst, time.Since(revoked))
-		if _, err := connect(t, b, bundle); err == nil {
-			t.Errorf("%s connects again after its revocation", id)
-		}
+	t.Cleanup(func() { os.RemoveAll(dir) })
+	if err := os.Chmod(dir, 0o755); err != nil {
+		t.Fatal(err)
 	}
-	t.Logf("from the confirmed revocation to the cut session: %v at worst", worst)
-	if worst > time.Second {
-		t.Errorf("a live session was cut %v after its revocation", worst)
+	return filepath.Join(dir, "mosquitto")
+}
+
+func (b *broker) path(name string) string { return filepath.Join(b.dir, name) }
+
+func (b *broker) setup(t *testing.T, o brokerOptions) {
+	t.Helper()
+	args := []string{"setup", "mosquitto", "--server", b.server.URL(), "--trust", b.server.Trust(), "--host", "localhost", "--san", "ip:127.0.0.1",
+		"--code-file", b.server.CodeFile(t, "localhost", "--label", "bridge", "--san", "ip:127.0.0.1"),
+		"--out", b.dir, "--listen", b.devices, "--control-listen", b.control, "--metrics-listen", b.metrics}
+	for _, topic := range o.topics {
+		args = append(args, "--topic", topic)
 	}
-	if !stays.alive(t) {
-		t.Error("another device's session was cut as well")
+	if o.head != "" {
+		head := filepath.Join(t.TempDir(), "head")
+		writeText(t, head, o.head)
+		args = append(args, "--acl-head", head)
 	}
-	if _, err := connect(t, b, staying); err != nil {
-		t.Errorf("another device is refused: %v", err)
+	b.setupOutput = harness.Command{Path: b.binary, Args: args, Env: o.env}.MustRun(t).Output()
+	writeText(t, b.path("conf.d/operator.conf"), fmt.Sprintf("listener %s 127.0.0.1\nallow_anonymous true\n%s\n", harness.Port(t, b.services), o.operator))
+	for key, value := range o.settings {
+		appendText(t, b.path("bridge.yaml"), fmt.Sprintf("%s: %v\n", key, value))
 	}
 }
 
-// The agent alone: empty directory, code, broker. It enrolls by itself and its telemetry arrives.
-func TestAgentEnrollsAndPublishes(t *testing.T) {
-	t.Parallel()
-	harness.RequirePrograms(t, "mosquitto", "mosquitto_pub", "mosquitto_sub")
-	s := harness.StartServer(t, harness.ServerOptions{})
-	b := harness.StartBroker(t, s, harness.BrokerOptions{})
-	subscriber := subscribe(t, b, telemetry)
-	dir := filepath.Join(t.TempDir(), "device")
-	p := harness.Command{Path: harness.Binary(t, "estclient-example"), Args: append([]string{"run", "--server", s.URL(), "--dir", dir, "--trust", s.Trust(),
-		"--mqtt", "localhost:" + harness.Port(t, b.Devices), "--mqtt-ca", b.CA, "--interval", "1s"}, withCode(t, s, "SN-AGENT")...)}.Start(t)
-	harness.Eventually(t, 20*time.Second, "the agent's telemetry", func() bool { return strings.Contains(subscriber.Output(), telemetry+" ") })
-	s.MustCLI(t, "device", "revoke", "SN-AGENT", "--reason", "keyCompromise")
-	harness.Eventually(t, 10*time.Second, "the agent to be put out", func() bool {
-		return strings.Contains(b.Mosquitto.Output(), "SN-AGENT been disconnected by administrative action")
+func writeText(t *testing.T, path, text string) {
+	t.Helper()
+	if err := os.WriteFile(path, []byte(text), 0o644); err != nil {
+		t.Fatal(err)
+	}
+}
+
+func readText(t *testing.T, path string) string {
+	t.Helper()
+	data, err := os.ReadFile(path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return string(data)
+}
+
+func appendText(t *testing.T, path, text string) {
+	t.Helper()
+	writeText(t, path, readText(t, path)+text)
+}
+
+func (b *broker) startMosquitto(t *testing.T, env ...string) {
+	t.Helper()
+	b.mosquitto = harness.Command{Path: harness.Program(t, "mosquitto"), Args: []string{"-c", b.path("mosquitto.conf"), "-v"}, Env: env}.Start(t)
+	harness.Eventually(t, patience, "mosquitto to listen", func() bool {
+		if !b.mosquitto.Running() {
+			t.Fatalf("mosquitto ended by itself:\n%s", b.mosquitto.Output())
+		}
+		return harness.Listening(b.devices) && harness.Listening(b.control) && harness.Listening(b.services)
 	})
-	quiet := len(subscriber.Output())
-	time.Sleep(2500 * time.Millisecond) // two intervals in which nothing may come
-	if len(subscriber.Output()) != quiet {
-		t.Errorf("telemetry of a revoked device:\n%s", subscriber.Output()[quiet:])
+}
+
+func (b *broker) startBridge(t *testing.T) {
+	t.Helper()
+	b.bridge = harness.Command{Path: b.binary, Args: []string{"run", "--config", b.path("bridge.yaml")}, Env: b.env}.Start(t)
+}
+
+// waitReady waits until the bridge has proven the broker.
+func (b *broker) waitReady(t *testing.T) {
+	t.Helper()
+	harness.Eventually(t, patience, "the bridge to prove the broker", func() bool {
+		if !b.bridge.Running() {
+			t.Fatalf("the bridge ended by itself:\n%s", b.bridge.Output())
+		}
+		return httpStatus("http://"+b.metrics+"/readyz") == http.StatusOK
+	})
+}
+
+// httpStatus is 0 when there is no answer.
+func httpStatus(url string) int {
+	client := http.Client{Timeout: 5 * time.Second}
+	answer, err := client.Get(url)
+	if err != nil {
+		return 0
 	}
-	if !p.Running() {
-		t.Errorf("the agent has given up:\n%s", p.Output())
+	answer.Body.Close()
+	return answer.StatusCode
+}
+
+// witness is mosquitto_sub at the operator's listener; it prints "TOPIC PAYLOAD" for each message.
+func (b *broker) witness(t *testing.T, args ...string) *harness.Process {
+	t.Helper()
+	before := strings.Count(b.mosquitto.Output(), "Sending SUBACK")
+	p := harness.Command{Path: harness.Program(t, "mosquitto_sub"),
+		Args: append([]string{"-h", "127.0.0.1", "-p", harness.Port(t, b.services), "-v"}, args...)}.Start(t)
+	harness.Eventually(t, patience, "the subscriber to be subscribed", func() bool {
+		return strings.Count(b.mosquitto.Output(), "Sending SUBACK") > before
+	})
+	return p
+}
+
+// publish runs mosquitto_pub with a device's files at the device listener, as MQTT 3.1.1 and QoS 1: it ends when the broker has acknowledged, which
+// mosquitto does also for what it throws away.
+func (b *broker) publish(t *testing.T, dir, topic, payload string) harness.Result {
+	t.Helper()
+	return harness.Run(t, harness.Program(t, "mosquitto_pub"), "-h", "localhost", "-p", harness.Port(t, b.devices), "--cafile", b.server.Trust(),
+		"--cert", filepath.Join(dir, "cert.pem"), "--key", filepath.Join(dir, "key.pem"), "-q", "1", "-t", topic, "-m", payload)
+}
+
+// mustPublish is publish that the broker has to acknowledge.
+func (b *broker) mustPublish(t *testing.T, dir, topic, payload string) {
+	t.Helper()
+	if r := b.publish(t, dir, topic, payload); r.Code != 0 {
+		t.Fatalf("mosquitto_pub %s: exit code %d\n%s", topic, r.Code, r.Output())
 	}
+}
+
+// agent starts the device agent; it publishes every 200 ms.
+func (b *broker) agent(t *testing.T, id, dir, topic string, credential ...string) *harness.Process {
+	t.Helper()
+	return harness.Command{Path: harness.Binary(t, "estclient-example"), Args: b.agentArgs(id, dir, topic, credential...)}.Start(t)
+}
+
+func (b *broker) agentArgs(id, dir, topic string, credential ...string) []string {
+	return append([]string{"run", "--server", b.server.URL(), "--trust", b.server.Trust(), "--dir", dir, "--id", id,
+		"--mqtt", b.devices, "--mqtt-ca", b.server.Trust(), "--mqtt-topic", topic, "--interval", "200ms"}, credential...)
+}
+
+// enrollDevice makes a device by code and returns its directory.
+func enrollDevice(t *testing.T, s *harness.Server, id string, args ...string) string {
+	t.Helper()
+	dir := filepath.Join(t.TempDir(), "device")
+	enrollInto(t, s, dir, id, s.CodeFile(t, id), args...)
+	return dir
+}
+
+func enrollInto(t *testing.T, s *harness.Server, dir, id, codeFile string, args ...string) {
+	t.Helper()
+	harness.MustRun(t, harness.Binary(t, "estclient-example"), append([]string{"enroll", "--server", s.URL(), "--trust", s.Trust(), "--dir", dir,
+		"--id", id, "--code-file", codeFile}, args...)...)
+}
+
+// waitOutput waits for text in what a program has written.
+func waitOutput(t *testing.T, p *harness.Process, text string) {
+	t.Helper()
+	harness.Eventually(t, patience, strconv.Quote(text)+" in the output", func() bool { return strings.Contains(p.Output(), text) })
+}
+
+// outputLines are the whole lines that a program has written.
+func outputLines(p *harness.Process) []string {
+	return strings.Split(strings.TrimSuffix(p.Output(), "\n"), "\n")
 }

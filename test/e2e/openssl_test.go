@@ -161,3 +161,7 @@ func decodeBase64(t *testing.T, body []byte) []byte {
 	}
 	return der
 }
+
+func base64Body(der []byte) *strings.Reader {
+	return strings.NewReader(base64.StdEncoding.EncodeToString(der))
+}

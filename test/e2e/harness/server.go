@@ -93,13 +93,13 @@ func (s *Server) Trust() string { return filepath.Join(s.Data, "trust.pem") }
 // CLI runs an est-server command on the server's data directory, whatever its exit code.
 func (s *Server) CLI(t testing.TB, args ...string) Result {
 	t.Helper()
-	return Command{Path: s.Binary, Args: append(args, "--data", s.Data), Env: s.options.Env}.Run(t)
+	return Command{Path: s.Binary, Args: append([]string{"--data", s.Data}, args...), Env: s.options.Env}.Run(t)
 }
 
 // MustCLI is CLI for a command that has to succeed.
 func (s *Server) MustCLI(t testing.TB, args ...string) Result {
 	t.Helper()
-	return Command{Path: s.Binary, Args: append(args, "--data", s.Data), Env: s.options.Env}.MustRun(t)
+	return Command{Path: s.Binary, Args: append([]string{"--data", s.Data}, args...), Env: s.options.Env}.MustRun(t)
 }
 
 // CodeFile makes an enrollment code for the device and returns the 0600 file that holds it.
