@@ -12,6 +12,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"math"
 	"strconv"
 	"time"
 
@@ -90,15 +91,16 @@ func write(tx *database.Tx, records []record) error {
 			r.Seq, r.At, r.Actor, r.Action, r.Object, r.Detail, r.Previous, r.Hash); err != nil {
 			return fmt.Errorf("audit: %w", err)
 		}
-		head, at = Head{Seq: r.Seq, Hash: r.Hash}, r.At
+		head, at = Head{Seq: r.Seq, Hash: r.Hash}, max(at, r.At)
 	}
-	if _, err := tx.Exec("UPDATE audit_head SET seq = ?, at = ?, hash = ? WHERE id = 1", head.Seq, at, head.Hash); err != nil {
+	// The time of the head never goes back: a clock that was set back must not become credible again by what is logged meanwhile.
+	if _, err := tx.Exec("UPDATE audit_head SET seq = ?, at = CASE WHEN at > ? THEN at ELSE ? END, hash = ? WHERE id = 1", head.Seq, at, at, head.Hash); err != nil {
 		return fmt.Errorf("audit head: %w", err)
 	}
 	return nil
 }
 
-// Newest returns the time of the newest entry; the zero time when there is none.
+// Newest returns the latest time that any entry has; the zero time when there is none.
 func Newest(ctx context.Context, db *database.DB) (time.Time, error) {
 	var at int64
 	if err := db.Get(ctx, &at, "SELECT at FROM audit_head WHERE id = 1"); err != nil {
@@ -113,10 +115,15 @@ func Newest(ctx context.Context, db *database.DB) (time.Time, error) {
 // ErrBroken is the root of every finding of Verify.
 var ErrBroken = errors.New("audit log is broken")
 
-// Verify walks the whole log and returns its head. known, if not nil, is a head exported earlier, which must still be part of the log.
+// Verify walks the whole log and returns its head. known, if not nil, is a head exported earlier, which must still be part of the log. Entries
+// may be added meanwhile.
 func Verify(ctx context.Context, db *database.DB, known *Head) (Head, error) {
 	head := Head{}
-	err := walk(ctx, db, func(r record) error {
+	before, err := storedHead(ctx, db)
+	if err != nil {
+		return head, err
+	}
+	err = walk(ctx, db, func(r record) error {
 		switch {
 		case r.Seq != head.Seq+1:
 			return fmt.Errorf("%w: entry %d is followed by %d", ErrBroken, head.Seq, r.Seq)
@@ -124,6 +131,8 @@ func Verify(ctx context.Context, db *database.DB, known *Head) (Head, error) {
 			return fmt.Errorf("%w: entry %d does not continue entry %d", ErrBroken, r.Seq, head.Seq)
 		case r.sum() != r.Hash:
 			return fmt.Errorf("%w: entry %d was changed", ErrBroken, r.Seq)
+		case r.Seq == before.Seq && r.Hash != before.Hash:
+			return fmt.Errorf("%w: entry %d is not the one that the head tells of", ErrBroken, r.Seq)
 		case known != nil && known.Seq == r.Seq && known.Hash != r.Hash:
 			return fmt.Errorf("%w: entry %d is not the one of the exported head", ErrBroken, r.Seq)
 		}
@@ -133,15 +142,25 @@ func Verify(ctx context.Context, db *database.DB, known *Head) (Head, error) {
 	if err != nil {
 		return head, err
 	}
-	var stored Head
-	if err := db.Get(ctx, &stored, "SELECT seq, hash FROM audit_head WHERE id = 1"); err != nil {
-		return head, fmt.Errorf("audit head: %w", err)
+	if before.Seq > head.Seq {
+		return head, fmt.Errorf("%w: its end is missing: head says %d, last entry is %d", ErrBroken, before.Seq, head.Seq)
 	}
-	if stored.Seq > head.Seq || (stored.Seq == head.Seq && stored.Hash != head.Hash) {
-		return head, fmt.Errorf("%w: its end is missing: head says %d, last entry is %d", ErrBroken, stored.Seq, head.Seq)
+	after, err := storedHead(ctx, db)
+	if err != nil {
+		return head, err
+	}
+	if after.Seq < head.Seq {
+		return head, fmt.Errorf("%w: entries stand after its end: head says %d, last entry is %d", ErrBroken, after.Seq, head.Seq)
 	}
 	if known != nil && known.Seq > head.Seq {
 		return head, fmt.Errorf("%w: its end is missing: exported head says %d, last entry is %d", ErrBroken, known.Seq, head.Seq)
+	}
+	return head, nil
+}
+
+func storedHead(ctx context.Context, db *database.DB) (head Head, err error) {
+	if err := db.Get(ctx, &head, "SELECT seq, hash FROM audit_head WHERE id = 1"); err != nil {
+		return head, fmt.Errorf("audit head: %w", err)
 	}
 	return head, nil
 }
@@ -158,16 +177,16 @@ func Export(ctx context.Context, db *database.DB, w io.Writer) error {
 
 func walk(ctx context.Context, db *database.DB, visit func(record) error) error {
 	const page = 1000
-	for last := int64(0); ; {
+	for next := int64(math.MinInt64); ; { // an entry before the first one is none of ours, and must show
 		var records []record
-		if err := db.Select(ctx, &records, "SELECT seq, at, actor, action, object, detail, previous, hash FROM audit WHERE seq > ? ORDER BY seq LIMIT ?", last, page); err != nil {
+		if err := db.Select(ctx, &records, "SELECT seq, at, actor, action, object, detail, previous, hash FROM audit WHERE seq >= ? ORDER BY seq LIMIT ?", next, page); err != nil {
 			return fmt.Errorf("read audit: %w", err)
 		}
 		for _, r := range records {
 			if err := visit(r); err != nil {
 				return err
 			}
-			last = r.Seq
+			next = r.Seq + 1
 		}
 		if len(records) < page {
 			return nil
