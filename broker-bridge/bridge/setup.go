@@ -279,7 +279,7 @@ func (s *setup) enroll(ctx context.Context) error {
 func (s *setup) enrollServer(ctx context.Context) error {
 	id, err := s.ids.server.Load()
 	if errors.Is(err, client.ErrNoIdentity) || err == nil && !s.ids.covers(id.Certificate) {
-		if id, err = s.ids.EnrollServer(ctx); err == nil {
+		if _, err = s.ids.EnrollServer(ctx); err == nil {
 			s.say("enrolled %s for %s", s.main.Server, strings.Join(s.conf.Broker.Hosts, ", "))
 		}
 	}

@@ -78,7 +78,7 @@ func open(ctx context.Context, address string, existing bool) (*DB, error) {
 	if strings.HasPrefix(address, "postgres://") || strings.HasPrefix(address, "postgresql://") {
 		return openPostgres(ctx, address, existing)
 	}
-	return nil, errors.New("database address: want sqlite:PATH or postgres://...")
+	return nil, errors.New("database address: want sqlite:PATH or postgres://USER@HOST/NAME")
 }
 
 func openSQLite(ctx context.Context, path string, existing bool) (*DB, error) {
