@@ -154,7 +154,7 @@ func (a *Authorities) encode(au *authority, parent, template *x509.Certificate, 
 	if err != nil {
 		return nil, &Error{Kind: Invalid, Rule: "encoding", Detail: "the certificate cannot be encoded", Err: err}
 	}
-	if err := a.check(tbs, issuerKey, parent, now); err != nil {
+	if err := a.check(tbs, template, parent, now); err != nil {
 		return nil, err
 	}
 	spki, err := x509.MarshalPKIXPublicKey(public)
@@ -168,18 +168,14 @@ func (a *Authorities) encode(au *authority, parent, template *x509.Certificate, 
 	}}, nil
 }
 
-// check is the last look at the bytes that will be signed: the lint, and the bounds that no profile can move (INV-16).
-func (a *Authorities) check(tbs []byte, issuerKey crypto.PublicKey, parent *x509.Certificate, now time.Time) error {
-	der, err := assemble(tbs, standIn(issuerKey))
+// check is the last look before anything is recorded: the bounds that no profile can move (INV-16), and the lint, on the bytes that will be signed.
+func (a *Authorities) check(tbs []byte, template, parent *x509.Certificate, now time.Time) error {
+	if template.NotAfter.After(parent.NotAfter) || template.NotBefore.Before(now.Add(-2*time.Hour)) {
+		return refuse(ProfileViolation, "validity", "%s to %s is outside what the issuer may sign now", template.NotBefore.Format(time.RFC3339), template.NotAfter.Format(time.RFC3339))
+	}
+	der, err := assemble(tbs, standIn(parent.PublicKey))
 	if err != nil {
 		return &Error{Kind: Invalid, Rule: "encoding", Detail: "the certificate cannot be encoded", Err: err}
-	}
-	certificate, err := x509.ParseCertificate(der)
-	if err != nil {
-		return &Error{Kind: Invalid, Rule: "encoding", Detail: "the certificate cannot be encoded", Err: err}
-	}
-	if certificate.NotAfter.After(parent.NotAfter) || certificate.NotBefore.Before(now.Add(-2*time.Hour)) {
-		return refuse(ProfileViolation, "validity", "%s to %s is outside what the issuer may sign now", certificate.NotBefore.Format(time.RFC3339), certificate.NotAfter.Format(time.RFC3339))
 	}
 	if err := a.linter.Certificate(der); err != nil {
 		return &Error{Kind: ProfileViolation, Rule: "lint", Detail: err.Error()}

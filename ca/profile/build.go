@@ -9,6 +9,7 @@ import (
 	"crypto/x509"
 	"crypto/x509/pkix"
 	"encoding/asn1"
+	"errors"
 	"fmt"
 	"net"
 	"net/netip"
@@ -16,6 +17,9 @@ import (
 	"slices"
 	"strings"
 	"time"
+
+	"golang.org/x/crypto/cryptobyte"
+	cbasn1 "golang.org/x/crypto/cryptobyte/asn1"
 )
 
 // Input is all that a certificate may depend on.
@@ -111,7 +115,7 @@ func (b *builder) key() {
 	if _, isRSA := b.in.PublicKey.(*rsa.PublicKey); isRSA {
 		b.template.KeyUsage |= x509.KeyUsageKeyEncipherment // TLS 1.2 RSA key exchange; forbidden for EC by RFC 8813
 	}
-	id, err := KeyID(b.in.PublicKey)
+	id, err := b.keyID()
 	if err != nil {
 		b.fail("key_type", "%v", err)
 		return
@@ -362,20 +366,29 @@ func (b *builder) addresses() {
 	b.template.IssuingCertificateURL = []string{b.in.PublicURL + "/ca/" + name + ".der"}
 }
 
+func (b *builder) keyID() ([]byte, error) {
+	if b.in.CSR != nil {
+		return spkiKeyID(b.in.CSR.RawSubjectPublicKeyInfo)
+	}
+	return KeyID(b.in.PublicKey)
+}
+
 // KeyID is the subject key identifier: the leftmost 160 bits of the SHA-256 of the key bits (RFC 7093 section 2, method 1).
 func KeyID(key crypto.PublicKey) ([]byte, error) {
 	der, err := x509.MarshalPKIXPublicKey(key)
 	if err != nil {
 		return nil, err
 	}
-	var spki struct {
-		Algorithm pkix.AlgorithmIdentifier
-		Key       asn1.BitString
+	return spkiKeyID(der)
+}
+
+func spkiKeyID(spki cryptobyte.String) ([]byte, error) {
+	var inner, algorithm cryptobyte.String
+	var key asn1.BitString
+	if !spki.ReadASN1(&inner, cbasn1.SEQUENCE) || !inner.ReadASN1(&algorithm, cbasn1.SEQUENCE) || !inner.ReadASN1BitString(&key) {
+		return nil, errors.New("the public key cannot be read")
 	}
-	if _, err := asn1.Unmarshal(der, &spki); err != nil {
-		return nil, err
-	}
-	sum := sha256.Sum256(spki.Key.Bytes)
+	sum := sha256.Sum256(key.Bytes)
 	return sum[:20], nil
 }
 

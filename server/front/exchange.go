@@ -46,6 +46,9 @@ func (f *Front) handler(op operation) http.HandlerFunc {
 		start := time.Now()
 		x := &exchange{id: newRequestID(), op: op, begun: f.clock.Now(), request: r}
 		a, err := f.run(r.Context(), x)
+		if err != nil {
+			f.auditRefusal(r.Context(), x, err)
+		}
 		a = f.respond(w, x, a, err)
 		f.metrics.Record(r.Context(), f.log, f.record(x, a, err, time.Since(start)))
 	}
@@ -94,7 +97,7 @@ func (f *Front) record(x *exchange, a answer, err error, took time.Duration) tel
 		Status: a.status, Reason: a.reason, Remote: x.request.RemoteAddr,
 		Requester: x.requester.Kind, Device: x.requester.Device, Serial: x.issued.Serial,
 		Redelivered: x.issued.Serial != "" && x.issued.IssuedAt.Before(x.begun.Truncate(time.Millisecond)),
-		BodyBytes:   len(a.body), Duration: took,
+		BodyBytes:   len(a.body), Duration: took, Challenge: a.status == http.StatusUnauthorized && !x.shown(),
 	}
 	if x.label.Name != "" {
 		r.Label, r.Profile = x.label.Name, x.label.Profile

@@ -14,6 +14,7 @@
 //	est.go        the way through globalsign/est: signature, encoding
 //	binding.go    RFC 7030 section 3.5, RFC 9266: linking identity and proof-of-possession
 //	throttle.go   wrong codes, by address
+//	refusal.go    refused enrollments in the audit log
 //	cacerts.go csrattrs.go simpleenroll.go simplereenroll.go unsupported.go    one operation each
 //	errors.go respond.go    what can go wrong, and the only place where it becomes HTTP
 //	tls.go        TLS settings and the http.Server with every timeout
@@ -58,7 +59,8 @@ type Front struct {
 	metrics  *telemetry.Metrics
 	auth     *auth.Authenticator
 	encoder  http.Handler // globalsign/est
-	failures *throttle
+	failures *throttle    // wrong codes
+	audited  *throttle    // refusals in the audit log
 	router   http.Handler
 }
 
@@ -86,6 +88,7 @@ func New(cfg Config) (*Front, error) {
 		book: cfg.Book, ca: cfg.CA, anchors: cfg.Anchors, clock: cfg.Clock, log: cfg.Log, metrics: cfg.Metrics,
 		auth:     auth.New(cfg.Book),
 		failures: newThrottle(cfg.Clock),
+		audited:  newThrottle(cfg.Clock),
 	}
 	encoder, err := est.NewRouter(&est.ServerConfig{CA: estCA{f}})
 	if err != nil {

@@ -106,6 +106,7 @@ func TestFront(t *testing.T) {
 		{"GlobalsignClient", globalsignClient},
 		{"WrongCodesAreThrottled", wrongCodesAreThrottled},
 		{"OneRecordPerRequest", oneRecordPerRequest},
+		{"RefusalIsAudited", refusalIsAudited},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
 			t.Parallel()

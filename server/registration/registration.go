@@ -5,7 +5,7 @@
 // claim (enroll.go): the part of the decision that must be taken in the very transaction that records the certificate.
 //
 // Files: registration.go (Book, cache), label.go, device.go (end entities), code.go, birth.go (birth CAs), check.go (from a credential to a
-// Requester), enroll.go (from a Requester to a certificate), errors.go.
+// Requester), enroll.go (from a Requester to a certificate), refusal.go.
 package registration
 
 import (

@@ -30,6 +30,7 @@ type Request struct {
 	Serial      string // of the certificate handed out
 	BodyBytes   int    // of the answer
 	Redelivered bool   // the certificate had been handed out before
+	Challenge   bool   // no credential was shown and the answer asks for one: no refusal, most first requests are like this
 	Duration    time.Duration
 }
 
@@ -39,6 +40,7 @@ func (m *Metrics) Record(ctx context.Context, log *slog.Logger, r Request) {
 	m.duration.WithLabelValues(r.Operation).Observe(r.Duration.Seconds())
 	enrolling := r.Operation == "simpleenroll" || r.Operation == "simplereenroll"
 	switch {
+	case r.Challenge:
 	case r.Reason != ReasonOK && enrolling:
 		m.refused.WithLabelValues(r.Label, r.Reason).Inc()
 	case r.Serial != "" && !r.Redelivered:
@@ -48,7 +50,7 @@ func (m *Metrics) Record(ctx context.Context, log *slog.Logger, r Request) {
 	switch {
 	case r.Status >= 500 && r.Status != 501:
 		level = slog.LevelError
-	case r.Reason != ReasonOK && enrolling:
+	case r.Reason != ReasonOK && enrolling && !r.Challenge:
 		level = slog.LevelWarn
 	}
 	if !log.Enabled(ctx, level) {
