@@ -24,8 +24,8 @@ func TestPrometheusSeesServerAndBridge(t *testing.T) {
 	t.Parallel()
 	harness.RequirePrograms(t, "prometheus", "mosquitto")
 	s := harness.StartServer(t, harness.ServerOptions{})
-	b := harness.StartBroker(t, s, harness.BrokerOptions{})
-	prometheus := startPrometheus(t, map[string]string{"127.0.0.1:9101": s.Metrics, "127.0.0.1:9102": b.Metrics, "scrape_interval: 15s": "scrape_interval: 500ms", "evaluation_interval: 15s": "evaluation_interval: 500ms"})
+	b := startBroker(t, s, brokerOptions{})
+	prometheus := startPrometheus(t, map[string]string{"127.0.0.1:9101": s.Metrics, "127.0.0.1:9102": b.metrics, "scrape_interval: 15s": "scrape_interval: 500ms", "evaluation_interval: 15s": "evaluation_interval: 500ms"})
 
 	harness.Eventually(t, 30*time.Second, "both targets to be up", func() bool {
 		up := query(t, prometheus, "up")

@@ -51,7 +51,9 @@ func TestReservedNamesAreNobodysDevice(t *testing.T) {
 			t.Errorf("birth certificate of %q: enrolled", id)
 		}
 	}
-	var certs struct{ Items []struct{ Device, Profile string } }
+	var certs struct {
+		Items []struct{ Device, Profile string }
+	}
 	parse(t, s.MustCLI(t, "cert", "list", "--json").Stdout, &certs)
 	for _, c := range certs.Items {
 		if c.Profile == "iot-device" && c.Device != "SN-natal-3" {
@@ -65,7 +67,7 @@ func TestReservedNamesAreNobodysDevice(t *testing.T) {
 func TestCertificatesOfTheWrongKindOpenNothing(t *testing.T) {
 	t.Parallel()
 	s := harness.StartServer(t, harness.ServerOptions{})
-	dir := agent(t, s, "SN-CURIOUS", withCode(t, s, "SN-CURIOUS")...)
+	dir := enrollDevice(t, s, "SN-CURIOUS")
 	device, err := tls.LoadX509KeyPair(filepath.Join(dir, "bundle.pem"), filepath.Join(dir, "bundle.pem"))
 	if err != nil {
 		t.Fatal(err)

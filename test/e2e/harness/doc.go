@@ -9,7 +9,6 @@
 //	process.go   run and start programs
 //	wait.go      poll with a deadline, free ports, programs that must be there
 //	server.go    est-server with its addresses and files
-//	mosquitto.go an MQTT broker; broker.go one that broker-bridge has set up
 //	postgres.go  a PostgreSQL cluster and fresh databases in it
 //	testclock.go the file that moves the time of a testhooks binary
 package harness
