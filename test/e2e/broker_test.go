@@ -185,6 +185,15 @@ func (b *broker) mustPublish(t *testing.T, dir, topic, payload string) {
 	}
 }
 
+// publishUntilSeen publishes again and again until the witness has it: that the list is on disk does not mean that the broker has read it.
+func (b *broker) publishUntilSeen(t *testing.T, witness *harness.Process, dir, topic, payload string) {
+	t.Helper()
+	harness.Eventually(t, patience, payload+" at "+topic, func() bool {
+		b.publish(t, dir, topic, payload)
+		return strings.Contains(witness.Output(), topic+" "+payload)
+	})
+}
+
 // agent starts the device agent; it publishes every 200 ms.
 func (b *broker) agent(t *testing.T, id, dir, topic string, credential ...string) *harness.Process {
 	t.Helper()
