@@ -5,6 +5,7 @@ package database
 import (
 	"context"
 	"database/sql"
+	"errors"
 
 	"github.com/jmoiron/sqlx"
 )
@@ -16,6 +17,7 @@ type Tx struct {
 	atEnd   []func() error
 	locals  map[any]any
 	touched bool  // the configuration
+	suspect error // a statement failed; the write counts as refused even if its function does not say so
 	broken  error // set when the transaction itself is lost, as opposed to a statement refused
 }
 
@@ -78,9 +80,15 @@ func (tx *Tx) Local(key any, make func() any) any {
 // Dialect is SQLite or Postgres, for the rare statement that differs.
 func (tx *Tx) Dialect() string { return tx.db.dialect }
 
+// note keeps what a statement's error means for the transaction: whoever goes on after an error that is not about his rows may go on
+// without a transaction, because SQLite rolls back by itself when, say, the disk is full.
 func (tx *Tx) note(err error) error {
-	if err != nil && fatal(err) {
+	switch {
+	case err == nil || errors.Is(err, sql.ErrNoRows) || IsUnique(err):
+	case fatal(err):
 		tx.broken = err
+	default:
+		tx.suspect = err
 	}
 	return err
 }
@@ -97,5 +105,5 @@ func (tx *Tx) run(fn func(tx *Tx) error) error {
 			return err
 		}
 	}
-	return nil
+	return tx.suspect
 }

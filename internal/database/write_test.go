@@ -120,9 +120,9 @@ func TestRefusedWriteLeavesTheOthers(t *testing.T) {
 func TestLostTransactionAcknowledgesNobody(t *testing.T) {
 	t.Parallel()
 	for name, spoil := range map[string]func(*database.Tx) error{
-		"a savepoint is gone": func(tx *database.Tx) error {
+		"everything is rolled back under it": func(tx *database.Tx) error { // as SQLite does when a statement fails badly
 			_, err := tx.Exec("ROLLBACK")
-			return err
+			return errors.Join(err, errors.New("the statement failed"))
 		},
 		"the commit fails": func(tx *database.Tx) error {
 			_, err := tx.Exec("INSERT INTO child (parent) VALUES ('nobody')")
