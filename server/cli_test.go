@@ -309,3 +309,44 @@ func TestCertGet(t *testing.T) {
 	}
 	t.Error("no administrator's certificate is listed")
 }
+
+// The first administrator: made again after a crash that left its key here, never in place of one that another server made.
+func TestFirstAdministrator(t *testing.T) {
+	t.Parallel()
+	serialOf := func(dir string) string {
+		var admins struct {
+			Items []struct{ Name, Serial string }
+		}
+		if err := json.Unmarshal([]byte(must(t, dir, "admin", "list", "--json")), &admins); err != nil || len(admins.Items) != 1 {
+			t.Fatalf("%v: %v", admins, err)
+		}
+		return admins.Items[0].Serial
+	}
+	for _, c := range []struct {
+		name  string
+		gone  []string
+		again bool
+	}{
+		{"nothing is missing", nil, false},
+		{"the certificate never came", []string{"cert.pem"}, true},
+		{"made elsewhere", []string{"cert.pem", "key.pem", "trust.pem"}, false},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			t.Parallel()
+			dir := instanceDir(t)
+			before := serialOf(dir)
+			for _, file := range c.gone {
+				if err := os.Remove(filepath.Join(dir, "admin", file)); err != nil {
+					t.Fatal(err)
+				}
+			}
+			serveIn(t, dir, "serve")
+			if after := serialOf(dir); (after != before) != c.again {
+				t.Errorf("certificate %s became %s", before, after)
+			}
+			if _, err := os.Stat(filepath.Join(dir, "admin", "cert.pem")); c.again && err != nil {
+				t.Error(err)
+			}
+		})
+	}
+}

@@ -129,12 +129,16 @@ func absolute(file string) (string, error) {
 
 const firstAdmin = "admin"
 
-// firstAdministrator makes DIR/admin unless it is complete. An administrator whose certificate never got there is made again.
+// firstAdministrator makes DIR/admin unless it is complete, or the administrators were made on another server of this database. One whose certificate
+// never got here, because of a crash, is made again: its key is here, which tells it from that.
 func firstAdministrator(ctx context.Context, i *instance.Instance) error {
 	dir := i.Dir.Admin()
-	if _, err := os.Lstat(filepath.Join(dir, "cert.pem")); err == nil {
-		return nil
-	} else if !errors.Is(err, os.ErrNotExist) {
+	complete, err := exists(filepath.Join(dir, "cert.pem"))
+	if complete || err != nil {
+		return err
+	}
+	begun, err := exists(filepath.Join(dir, "key.pem"))
+	if err != nil {
 		return err
 	}
 	api := inProcess(ctx, newAdminAPI(i))
@@ -142,14 +146,23 @@ func firstAdministrator(ctx context.Context, i *instance.Instance) error {
 	if err := api.call(http.MethodGet, "/admins", nil, &admins); err != nil {
 		return err
 	}
+	if len(admins.Items) > 0 && !begun {
+		return nil
+	}
 	if slices.ContainsFunc(admins.Items, func(v admin.Administrator) bool { return v.Name == firstAdmin }) {
 		if err := api.call(http.MethodDelete, path("admins", firstAdmin), nil, nil); err != nil {
 			return err
 		}
-	} else if len(admins.Items) > 0 {
-		return nil // made on another server of this database
 	}
 	return addAdministrator(api, firstAdmin, admin.RoleAdministrator, dir)
+}
+
+func exists(file string) (bool, error) {
+	_, err := os.Lstat(file)
+	if errors.Is(err, os.ErrNotExist) {
+		return false, nil
+	}
+	return err == nil, err
 }
 
 // describe prints what was made and what to do next.

@@ -103,17 +103,7 @@ func execute(ctx context.Context, args []string, stdin io.Reader, stdout, stderr
 		}
 	}()
 	var cli commandLine
-	parser, err := kong.New(&cli,
-		kong.Name("est-server"),
-		kong.Description("EST server (RFC 7030) with registration authority and issuing CAs."),
-		kong.Writers(stdout, stderr),
-		kong.Exit(func(int) { panic(helpShown{}) }),
-		kong.ConfigureHelp(kong.HelpOptions{Compact: true, NoExpandSubcommands: true}),
-	)
-	if err != nil {
-		panic(err)
-	}
-	parsed, err := parser.Parse(args)
+	parsed, err := newParser(&cli, stdout, stderr).Parse(args)
 	if err != nil {
 		return report(stderr, "", &usageError{err.Error() + "; see est-server --help"})
 	}
@@ -124,6 +114,20 @@ func execute(ctx context.Context, args []string, stdin io.Reader, stdout, stderr
 		name += " " + object
 	}
 	return report(stderr, name, err)
+}
+
+func newParser(cli *commandLine, stdout, stderr io.Writer) *kong.Kong {
+	parser, err := kong.New(cli,
+		kong.Name("est-server"),
+		kong.Description("EST server (RFC 7030) with registration authority and issuing CAs."),
+		kong.Writers(stdout, stderr),
+		kong.Exit(func(int) { panic(helpShown{}) }),
+		kong.ConfigureHelp(kong.HelpOptions{Compact: true, NoExpandSubcommands: true}),
+	)
+	if err != nil {
+		panic(err) // the tags of commandLine are wrong
+	}
+	return parser
 }
 
 // commandName is the command and the object it is about: "ca import" and "IoTDeviceIssuingCA".

@@ -19,6 +19,8 @@ import (
 
 	"github.com/natal-pki/natal/ca"
 	"github.com/natal-pki/natal/internal/clock"
+	"github.com/natal-pki/natal/internal/database"
+	"github.com/natal-pki/natal/test/storage"
 	"github.com/natal-pki/natal/test/testpki"
 )
 
@@ -464,5 +466,47 @@ func TestExternalRoot(t *testing.T) {
 	}
 	if !bytes.Equal(mustRead(t, o.Dir.Trust()), mustRead(t, root.Dir.Trust())) {
 		t.Error("trust.pem is not the external root")
+	}
+}
+
+// Two servers on one PostgreSQL: the second has a copy of keys and configuration and sees what the first does.
+func TestTwoServersOnOneDatabase(t *testing.T) {
+	t.Parallel()
+	url := storage.URL(t, database.Postgres)
+	o, _ := options(t)
+	shared := plan
+	shared.DatabaseURLFile = file(t, url+"\n")
+	first, err := Init(t.Context(), o, shared)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer first.Close()
+	if _, err := os.Stat(o.Dir.database()); err == nil {
+		t.Error("there is a SQLite database too")
+	}
+	copied := o
+	copied.Dir = Dir(filepath.Join(t.TempDir(), "second"))
+	if err := os.CopyFS(string(copied.Dir), os.DirFS(string(o.Dir))); err != nil {
+		t.Fatal(err)
+	}
+	second := mustOpen(t, copied)
+	code, err := first.Book.CreateCode(t.Context(), "test", "SN-1", "default", time.Hour, nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	label, err := second.Book.Label(t.Context(), "default")
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, err := second.Book.CheckCode(t.Context(), label, "SN-1", code.Code); err != nil {
+		t.Errorf("a code of the first server on the second: %v", err)
+	}
+	one, err := first.ServerCertificate(t.Context())
+	if err != nil {
+		t.Fatal(err)
+	}
+	two, err := second.ServerCertificate(t.Context())
+	if err != nil || !one.Leaf().Equal(two.Leaf()) {
+		t.Errorf("the copied server certificate is not used: %v", err)
 	}
 }
