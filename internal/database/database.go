@@ -90,8 +90,8 @@ func openSQLite(ctx context.Context, path string, existing bool) (*DB, error) {
 		return nil, fmt.Errorf("open database: %w", err)
 	}
 	dsn := "file:" + (&url.URL{Path: path}).EscapedPath() + "?_txlock=immediate" +
-		"&_pragma=busy_timeout(5000)&_pragma=journal_mode(WAL)&_pragma=synchronous(FULL)&_pragma=foreign_keys(1)&_pragma=cache_size(-32768)&_pragma=temp_store(2)"
-	w, err := sqlx.Open("sqlite", dsn)
+		"&_pragma=busy_timeout(5000)&_pragma=journal_mode(WAL)&_pragma=synchronous(FULL)&_pragma=foreign_keys(1)&_pragma=temp_store(2)"
+	w, err := sqlx.Open("sqlite", dsn+"&_pragma=cache_size(-16384)")
 	if err != nil {
 		return nil, fmt.Errorf("open database %s: %w", path, err)
 	}
@@ -104,7 +104,7 @@ func openSQLite(ctx context.Context, path string, existing bool) (*DB, error) {
 		w.Close()
 		return nil, fmt.Errorf("open database %s: %w", path, err)
 	}
-	r, err := sqlx.Open("sqlite", dsn+"&_pragma=query_only(1)")
+	r, err := sqlx.Open("sqlite", dsn+"&_pragma=query_only(1)&_pragma=cache_size(-4096)")
 	if err != nil {
 		w.Close()
 		return nil, fmt.Errorf("open database %s: %w", path, err)
