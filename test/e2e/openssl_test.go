@@ -165,3 +165,7 @@ func decodeBase64(t *testing.T, body []byte) []byte {
 func base64Body(der []byte) *strings.Reader {
 	return strings.NewReader(base64.StdEncoding.EncodeToString(der))
 }
+
+func containsFold(text, part string) bool {
+	return strings.Contains(strings.ToLower(text), strings.ToLower(part))
+}
