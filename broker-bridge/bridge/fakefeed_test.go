@@ -22,6 +22,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/natal-pki/natal/internal/clock"
 	"github.com/natal-pki/natal/internal/feedapi"
 	"github.com/natal-pki/natal/test/testpki"
 )
@@ -54,6 +55,8 @@ type fakeFeed struct {
 	reset   bool // answer the next poll with Reset
 	serials int64
 	canarys int
+	clock   *clock.Clock // nil: the system's
+	codes   map[string]string
 }
 
 func newFakeFeed(t *testing.T, issuers ...string) *fakeFeed {
@@ -65,7 +68,7 @@ func newFakeFeed(t *testing.T, issuers ...string) *fakeFeed {
 	}
 	leaf := f.management.Leaf(t, "127.0.0.1", testpki.Names("127.0.0.1"), testpki.EKU(x509.ExtKeyUsageServerAuth)).TLS()
 	f.http = httptest.NewUnstartedServer(f.routes())
-	f.http.TLS = &tls.Config{Certificates: []tls.Certificate{leaf}, ClientAuth: tls.RequireAnyClientCert}
+	f.http.TLS = &tls.Config{Certificates: []tls.Certificate{leaf}, ClientAuth: tls.RequestClientCert}
 	f.http.StartTLS()
 	t.Cleanup(func() {
 		f.http.CloseClientConnections()
@@ -105,7 +108,9 @@ func (f *fakeFeed) routes() http.Handler {
 		f.mu.Lock()
 		down := f.down
 		f.mu.Unlock()
-		if peer := r.TLS.PeerCertificates[0]; peer.CheckSignatureFrom(f.management.Certificate) != nil {
+		if strings.HasPrefix(r.URL.Path, "/.well-known/") {
+			f.est(w, r)
+		} else if peers := r.TLS.PeerCertificates; len(peers) == 0 || peers[0].CheckSignatureFrom(f.management.Certificate) != nil {
 			http.Error(w, "not a bridge", http.StatusForbidden)
 		} else if down {
 			http.Error(w, `{"error":"down","reason":"unavailable"}`, http.StatusServiceUnavailable)
@@ -157,7 +162,8 @@ func (f *fakeFeed) getChanges(w http.ResponseWriter, r *http.Request) {
 	timeout := time.After(wait)
 	for {
 		f.mu.Lock()
-		out := feedapi.Changes{Seq: since, Reset: since > f.seq}
+		out := feedapi.Changes{Seq: since, Reset: since > f.seq || f.reset && since > 0}
+		f.reset = f.reset && !out.Reset
 		for _, c := range f.log {
 			if c.Seq > since {
 				out.Changes, out.Seq = append(out.Changes, c), c.Seq
@@ -206,10 +212,17 @@ func (f *fakeFeed) postCanary(w http.ResponseWriter, r *http.Request) {
 		NotAfter: cert.NotAfter, Revoked: req.Revoke})
 }
 
+func (f *fakeFeed) now() time.Time {
+	if f.clock != nil {
+		return f.clock.Now()
+	}
+	return time.Now()
+}
+
 // certify works in any goroutine, where a testing.TB may not fail.
 func (f *fakeFeed) certify(ca *testpki.Authority, cn string, public any) *x509.Certificate {
 	f.serials++
-	now := time.Now()
+	now := f.now()
 	der, err := x509.CreateCertificate(nil, &x509.Certificate{
 		SerialNumber: big.NewInt(f.serials), Subject: pkix.Name{CommonName: cn},
 		NotBefore: now.Add(-time.Minute), NotAfter: now.Add(24 * time.Hour),
@@ -310,6 +323,14 @@ func (f *fakeFeed) trustSeq() int64 {
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	return f.trust
+}
+
+// Restore makes the server answer like one that was restored from a backup, once.
+func (f *fakeFeed) Restore() {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	f.reset = true
+	f.note(feedapi.Change{Kind: feedapi.TrustSetChanged})
 }
 
 // eventually polls until ok, and fails the test with what after limit.

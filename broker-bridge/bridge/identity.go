@@ -132,6 +132,10 @@ func (i *Identities) Run(ctx context.Context, ownChanged func(), serverChanged f
 			next = i.clock.Now().Add(backoff.Next(err))
 		} else {
 			backoff.Reset()
+			// Where clocks differ, a new certificate can look old already.
+			if soonest := i.clock.Now().Add(time.Minute); next.Before(soonest) {
+				next = soonest
+			}
 		}
 		i.clock.SleepUntil(ctx, next)
 	}

@@ -194,7 +194,7 @@ func (b *Bridge) floor() time.Duration {
 
 // failed keeps account of a task that has to be done again, and logs it.
 func (b *Bridge) failed(task string, err error) {
-	if b.broken.note(task, err) {
+	if b.broken.note(task, err) && !errors.Is(err, context.Canceled) {
 		var r *Refusal
 		switch {
 		case err == nil:

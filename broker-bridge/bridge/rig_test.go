@@ -15,6 +15,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"slices"
 	"strings"
 	"sync"
 	"testing"
@@ -53,6 +54,7 @@ type rig struct {
 	mlog      *lockedBuffer
 	services  string // HOST:PORT of a plain listener that may read everything
 
+	clock  *clock.Clock // nil: the system's
 	bridge *Bridge
 	broker *Mosquitto
 	wrap   func(Broker) Broker
@@ -128,9 +130,8 @@ func (r *rig) writeFiles() {
 			t.Fatal(err)
 		}
 	}
-	server := r.feed.management.Leaf(t, "mqtt.example.com", testpki.Names("mqtt.example.com"), testpki.EKU(x509.ExtKeyUsageServerAuth))
 	write("trust.pem", r.feed.root.PEM())
-	write("server.pem", testpki.KeyPEM(t, server.Key), server.ChainPEM())
+	write("server.pem", r.newServerCertificate())
 	write("bundle.pem", r.feed.root.PEM(), r.feed.CA("devices").PEM(), crlPEM(r.feed.issuer("devices").der))
 	write("control-trust.pem", r.feed.management.PEM(), r.feed.root.PEM())
 	write("devices.acl", []byte("# empty\n"))
@@ -167,6 +168,12 @@ func (r *rig) writeFiles() {
 		[]byte("listener "+line(r.services)+"\nallow_anonymous true\n"))
 }
 
+// newServerCertificate is key, leaf and chain, as the bridge publishes them.
+func (r *rig) newServerCertificate() []byte {
+	leaf := r.feed.management.Leaf(r.t, "mqtt.example.com", testpki.Names("mqtt.example.com"), testpki.EKU(x509.ExtKeyUsageServerAuth))
+	return slices.Concat(testpki.KeyPEM(r.t, leaf.Key), leaf.ChainPEM())
+}
+
 func (r *rig) startMosquitto() {
 	r.t.Helper()
 	r.mosquitto = exec.Command(mosquittoBinary(r.t), "-v", "-c", r.path("mosquitto.conf"))
@@ -197,16 +204,20 @@ func (r *rig) startBridge() {
 	log := slog.New(slog.NewTextHandler(io.MultiWriter(r.blog), &slog.HandlerOptions{Level: slog.LevelDebug}))
 	identity := func() (*tls.Certificate, error) { return &r.own, nil }
 	anchors := []*x509.Certificate{r.feed.root.Certificate}
+	clk := r.clock
+	if clk == nil {
+		clk = clock.System()
+	}
 	var err error
-	if r.broker, err = NewMosquitto(r.conf.Broker, anchors, identity, clock.System(), log); err != nil {
+	if r.broker, err = NewMosquitto(r.conf.Broker, anchors, identity, clk, log); err != nil {
 		r.t.Fatal(err)
 	}
 	var broker Broker = r.broker
 	if r.wrap != nil {
 		broker = r.wrap(broker)
 	}
-	r.bridge, err = New(Parts{Config: r.conf, Clock: clock.System(), Log: log, Metrics: NewMetrics(),
-		Feed: NewFeed(r.conf.Server, anchors, identity, clock.System()), Broker: broker})
+	r.bridge, err = New(Parts{Config: r.conf, Clock: clk, Log: log, Metrics: NewMetrics(),
+		Feed: NewFeed(r.conf.Server, anchors, identity, clk), Broker: broker})
 	if err != nil {
 		r.t.Fatal(err)
 	}
