@@ -213,7 +213,10 @@ func (c *mosquittoCheck) control() {
 	if s := l.options["cafile"]; s.value == c.conf.Bundle {
 		c.say(s, "cafile", "the control listener must not trust the CAs of devices")
 	}
-	if s := l.options["plugin"]; !strings.HasSuffix(s.value, "mosquitto_dynamic_security.so") {
+	if s, ok := l.options["plugin"]; !strings.HasSuffix(s.value, "mosquitto_dynamic_security.so") {
+		if !ok {
+			s = l.setting
+		}
 		c.say(s, "plugin", "the control listener needs the dynamic-security plugin; without it no session can be ended")
 	}
 }
