@@ -9,6 +9,7 @@
 //	process.go   run and start programs
 //	wait.go      poll with a deadline, free ports, programs that must be there
 //	server.go    est-server with its addresses and files
+//	mosquitto.go an MQTT broker
 //	postgres.go  a PostgreSQL cluster and fresh databases in it
 //	testclock.go the file that moves the time of a testhooks binary
 package harness
