@@ -67,7 +67,9 @@ func (p *publisher) session(ctx context.Context, renewed <-chan struct{}) (again
 		return false, err
 	}
 	device := id.Certificate.Subject.CommonName
-	manager, err := autopaho.NewConnection(ctx, p.config(device))
+	var presented atomic.Pointer[x509.Certificate] // of the latest connection; somebody else may have renewed the store
+	presented.Store(id.Certificate)
+	manager, err := autopaho.NewConnection(ctx, p.config(device, &presented))
 	if err != nil {
 		return false, fmt.Errorf("--mqtt: %w", err)
 	}
@@ -79,7 +81,7 @@ func (p *publisher) session(ctx context.Context, renewed <-chan struct{}) (again
 	topic := strings.ReplaceAll(p.MQTTTopic, "{id}", device)
 	for {
 		wait := p.Interval
-		if p.publish(ctx, manager, topic, id.Certificate) {
+		if p.publish(ctx, manager, topic, &presented) {
 			if p.Once {
 				return false, nil
 			}
@@ -96,8 +98,7 @@ func (p *publisher) session(ctx context.Context, renewed <-chan struct{}) (again
 	}
 }
 
-func (p *publisher) config(device string) autopaho.ClientConfig {
-	var presented atomic.Pointer[x509.Certificate]
+func (p *publisher) config(device string, presented *atomic.Pointer[x509.Certificate]) autopaho.ClientConfig {
 	trace := new(connTrace)
 	config := autopaho.ClientConfig{
 		ServerUrls:                    []*url.URL{{Scheme: "mqtts", Host: p.MQTT}},
@@ -107,7 +108,7 @@ func (p *publisher) config(device string) autopaho.ClientConfig {
 		ReconnectBackoff:              p.reconnectBackoff(),
 		ClientConfig:                  paho.ClientConfig{ClientID: device, PacketTimeout: publishTimeout},
 		AttemptConnection: func(ctx context.Context, _ autopaho.ClientConfig, u *url.URL) (net.Conn, error) {
-			return p.dial(ctx, u.Host, &presented, trace)
+			return p.dial(ctx, u.Host, presented, trace)
 		},
 		OnConnectionUp: func(*autopaho.ConnectionManager, *paho.Connack) {
 			p.log.Info("connected to the broker", "broker", p.MQTT, "device", device)
@@ -200,11 +201,15 @@ type telemetry struct {
 }
 
 // publish reports whether the broker acknowledged one message (QoS 1).
-func (p *publisher) publish(ctx context.Context, manager *autopaho.ConnectionManager, topic string, cert *x509.Certificate) bool {
+func (p *publisher) publish(ctx context.Context, manager *autopaho.ConnectionManager, topic string, presented *atomic.Pointer[x509.Certificate]) bool {
 	ctx, cancel := context.WithTimeout(ctx, publishTimeout)
 	defer cancel()
 	if err := manager.AwaitConnection(ctx); err != nil {
 		return false // why it is down has been logged
+	}
+	cert := presented.Load()
+	if cert == nil {
+		return false // the connection has just gone
 	}
 	now := p.clock.Now()
 	p.sequence++
