@@ -3,6 +3,8 @@
 package bridge
 
 import (
+	"fmt"
+	"slices"
 	"testing"
 	"time"
 )
@@ -56,5 +58,44 @@ func TestSupersededCertificateKeepsTheSession(t *testing.T) {
 	}
 	if !session.alive() {
 		t.Error("the session of the newer certificate was ended")
+	}
+}
+
+// The figure that counts, over many revocations, each with a live session and a crowd of others that must not notice.
+func TestRevocationLatency(t *testing.T) {
+	t.Parallel()
+	const revocations, crowd = 30, 20
+	r := newRig(t, "dev-good")
+	r.startBridge()
+	r.ready()
+	var others []*session
+	for range crowd {
+		others = append(others, r.connect(r.device("dev-good")))
+	}
+	var took []time.Duration
+	for i := range revocations {
+		bad := r.device(fmt.Sprintf("dev-%d", i))
+		live := r.connect(bad)
+		start := time.Now()
+		r.feed.Revoke(bad, "keyCompromise", false)
+		select {
+		case <-live.ended:
+			took = append(took, time.Since(start))
+		case <-time.After(5 * time.Second):
+			t.Fatalf("session %d was not ended", i)
+		}
+		if _, err := r.dial(bad); err == nil {
+			t.Fatalf("device %d came back", i)
+		}
+	}
+	for i, s := range others {
+		if !s.alive() {
+			t.Errorf("session %d of the crowd was lost", i)
+		}
+	}
+	slices.Sort(took)
+	t.Logf("revoked to refused and disconnected: p50 %s, max %s", took[len(took)/2], took[len(took)-1])
+	if worst := took[len(took)-1]; worst > time.Second {
+		t.Errorf("the slowest took %s", worst)
 	}
 }
