@@ -6,6 +6,7 @@ package e2e
 import (
 	"os"
 	"path/filepath"
+	"strings"
 	"testing"
 
 	"github.com/natal-pki/natal/test/e2e/harness"
@@ -20,8 +21,10 @@ func TestMosquittoPubWithOneFileOrTwo(t *testing.T) {
 	b := startBroker(t, s, brokerOptions{topics: []string{"write " + topic}})
 	witness := b.witness(t, "-t", topic)
 	device := enrollDevice(t, s, "SN-000001", "--key", "rsa:2048")
-	b.mustPublish(t, device, topic, "the agent's two files")
-	waitOutput(t, witness, topic+" the agent's two files")
+	harness.Eventually(t, patience, "the device to be in the access list", func() bool {
+		b.mustPublish(t, device, topic, "the agent's two files")
+		return strings.Contains(witness.Output(), topic+" the agent's two files\n")
+	})
 
 	dir := t.TempDir()
 	bundle, err := os.ReadFile(filepath.Join(device, "bundle.pem"))
