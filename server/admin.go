@@ -15,7 +15,6 @@ import (
 	"os"
 	"path/filepath"
 
-	"github.com/natal-pki/natal/internal/atomicfile"
 	"github.com/natal-pki/natal/server/admin"
 )
 
@@ -66,7 +65,7 @@ func addAdministrator(api *api, name, role, dir string) error {
 	if err != nil {
 		return err
 	}
-	if err := atomicfile.Write(keyFile, pem.EncodeToMemory(&pem.Block{Type: "PRIVATE KEY", Bytes: der}), 0o600); err != nil {
+	if err := writeFile(keyFile, pem.EncodeToMemory(&pem.Block{Type: "PRIVATE KEY", Bytes: der}), 0o600); err != nil {
 		return err
 	}
 	csr, err := x509.CreateCertificateRequest(rand.Reader, &x509.CertificateRequest{Subject: pkix.Name{CommonName: name}}, key)
@@ -78,10 +77,10 @@ func addAdministrator(api *api, name, role, dir string) error {
 	if err := api.call(http.MethodPost, "/admins", admin.NewAdministrator{Name: name, Role: role, CSR: csrPEM}, &out); err != nil {
 		return err
 	}
-	if err := atomicfile.Write(filepath.Join(dir, "trust.pem"), []byte(out.Trust), 0o600); err != nil {
+	if err := writeFile(filepath.Join(dir, "trust.pem"), []byte(out.Trust), 0o600); err != nil {
 		return err
 	}
-	return atomicfile.Write(filepath.Join(dir, "cert.pem"), []byte(out.Certificate+out.Chain), 0o600)
+	return writeFile(filepath.Join(dir, "cert.pem"), []byte(out.Certificate+out.Chain), 0o600)
 }
 
 type adminList struct{ jsonFlag }

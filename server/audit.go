@@ -9,7 +9,6 @@ import (
 	"net/http"
 	"strconv"
 
-	"github.com/natal-pki/natal/internal/atomicfile"
 	"github.com/natal-pki/natal/server/admin"
 )
 
@@ -66,6 +65,6 @@ func (c *auditExport) Run(a *app) error {
 		if err != nil {
 			return err
 		}
-		return atomicfile.Write(c.Out, content, 0o600)
+		return writeFile(c.Out, content, 0o600)
 	})
 }

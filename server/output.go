@@ -12,6 +12,7 @@ import (
 	"time"
 
 	"github.com/natal-pki/natal/internal/atomicfile"
+	"github.com/natal-pki/natal/internal/fault"
 )
 
 // jsonFlag is embedded by commands that can print JSON.
@@ -91,5 +92,10 @@ func (a *app) write(out string, content []byte, mode os.FileMode) error {
 		_, err := a.stdout.Write(content)
 		return err
 	}
-	return atomicfile.Write(out, content, mode)
+	return writeFile(out, content, mode)
+}
+
+// writeFile replaces a file of the caller's choice.
+func writeFile(path string, content []byte, mode os.FileMode) error {
+	return fault.Step("server.output", func() error { return atomicfile.Write(path, content, mode) })
 }

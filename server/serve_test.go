@@ -58,7 +58,7 @@ func serveIn(t *testing.T, dir string, args ...string) *running {
 	args = append(args, "--data", dir, "--est-listen", "127.0.0.1:0", "--public-listen", "127.0.0.1:0", "--admin-listen", "127.0.0.1:0", "--metrics-listen", "127.0.0.1:0")
 	go func() { r.done <- execute(ctx, args, strings.NewReader(""), &r.stdout, &r.stderr) }()
 	t.Cleanup(func() { r.end(t) })
-	for deadline := time.Now().Add(30 * time.Second); ; time.Sleep(5 * time.Millisecond) {
+	for deadline := time.Now().Add(2 * time.Minute); ; time.Sleep(5 * time.Millisecond) {
 		if m := serving.FindStringSubmatch(r.stderr.String()); m != nil {
 			r.addresses = map[string]string{"est": m[1], "public": m[2], "admin": m[3], "metrics": m[4]}
 			return r
@@ -83,7 +83,7 @@ func (r *running) end(t *testing.T) int {
 	case code := <-r.done:
 		r.done <- code
 		return code
-	case <-time.After(20 * time.Second):
+	case <-time.After(time.Minute):
 		t.Fatal("it does not stop")
 		return 0
 	}

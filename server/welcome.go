@@ -10,7 +10,6 @@ import (
 	"slices"
 	"strings"
 
-	"github.com/natal-pki/natal/internal/atomicfile"
 	"github.com/natal-pki/natal/internal/wire"
 	"github.com/natal-pki/natal/server/registration"
 )
@@ -85,7 +84,7 @@ func (a *app) tryDevice(s *server) (id, file string, err error) {
 		if err != nil {
 			return "", "", err
 		}
-		return id, file, atomicfile.Write(file, []byte(code.Code+"\n"), 0o600)
+		return id, file, writeFile(file, []byte(code.Code+"\n"), 0o600)
 	}
 	return "", "", nil
 }
