@@ -91,7 +91,7 @@ func (l *Log) Seq(ctx context.Context) (int64, error) {
 // TrustSetSeq is the number of the newest change of the trust set.
 func (l *Log) TrustSetSeq(ctx context.Context) (int64, error) {
 	var seq int64
-	if err := l.db.Get(ctx, &seq, "SELECT COALESCE(MAX(seq), 0) FROM changes WHERE kind = ?", feedapi.TrustSetChanged); err != nil {
+	if err := l.db.Get(ctx, &seq, "SELECT COALESCE(MAX(seq), 0) FROM changes WHERE kind = 'trust_set'"); err != nil {
 		return 0, fmt.Errorf("change log: %w", err)
 	}
 	return seq, nil

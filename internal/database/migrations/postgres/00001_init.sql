@@ -157,6 +157,8 @@ CREATE TABLE changes (
     superseded BIGINT NOT NULL
 );
 
+CREATE INDEX changes_trust_set ON changes (seq) WHERE kind = 'trust_set';
+
 CREATE TABLE bridge_acks (
     bridge      TEXT   NOT NULL,
     broker      TEXT   NOT NULL,
