@@ -4,6 +4,7 @@ package main
 
 import (
 	"context"
+	"crypto/x509"
 	"errors"
 	"fmt"
 	"log/slog"
@@ -12,8 +13,6 @@ import (
 	"sync"
 	"syscall"
 	"time"
-
-	"crypto/x509"
 
 	"github.com/coreos/go-systemd/v22/daemon"
 
@@ -61,7 +60,7 @@ func (c *runCommand) Run(ctx context.Context, std streams) error {
 	if err != nil {
 		return err
 	}
-	broker, err := bridge.NewMosquitto(conf.Broker, roots, ids.Own, clk, log)
+	broker, err := bridge.NewMosquitto(conf.Broker, roots, ids.Own, clk)
 	if err != nil {
 		return err
 	}

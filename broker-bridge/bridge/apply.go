@@ -18,6 +18,9 @@ import (
 )
 
 const (
+	proveTimeout    = 2 * time.Second
+	proveTimeoutPer = 4 * time.Microsecond // for each CRL entry
+
 	aclSpacing    = 200 * time.Millisecond // between reloads that only change the ACL
 	proofTries    = 3
 	firstPenance  = 5 * time.Second // before a bundle that was taken back is tried again
@@ -146,10 +149,9 @@ func (b *Bridge) publish(want Material) error {
 }
 
 func (b *Bridge) reloadAndProve(ctx context.Context, target *Set, probes []Probe) ([]Outcome, error) {
-	if e, ok := b.broker.(interface{ Expect(entries int) }); ok {
-		e.Expect(target.Entries())
-	}
-	took, err := b.broker.Reload(ctx)
+	limited, cancel := context.WithTimeout(ctx, settleTime+proofBudget(target))
+	defer cancel()
+	took, err := b.broker.Reload(limited)
 	if err != nil {
 		if errors.Is(err, ErrBrokerDown) {
 			b.metrics.brokerUp.Set(0)
@@ -157,7 +159,7 @@ func (b *Bridge) reloadAndProve(ctx context.Context, target *Set, probes []Probe
 		return nil, fmt.Errorf("reload the broker: %w", err)
 	}
 	start := time.Now()
-	outcomes := b.prove(ctx, probes)
+	outcomes := b.prove(ctx, target, probes)
 	if ctx.Err() != nil {
 		return nil, ctx.Err()
 	}
@@ -166,11 +168,18 @@ func (b *Bridge) reloadAndProve(ctx context.Context, target *Set, probes []Probe
 	return outcomes, nil
 }
 
+// proofBudget is how long the broker may take: it verifies a CRL's signature over the whole list, at each load and each connection.
+func proofBudget(s *Set) time.Duration {
+	return proveTimeout + time.Duration(s.Entries())*proveTimeoutPer
+}
+
 // prove probes again while all that went wrong may be bad luck: no answer in time, or an alert that got lost.
-func (b *Bridge) prove(ctx context.Context, probes []Probe) []Outcome {
+func (b *Bridge) prove(ctx context.Context, set *Set, probes []Probe) []Outcome {
 	var outcomes []Outcome
 	for range proofTries {
-		outcomes = b.broker.Prove(ctx, probes)
+		limited, cancel := context.WithTimeout(ctx, proofBudget(set))
+		outcomes = b.broker.Prove(limited, probes)
+		cancel()
 		certain := slices.ContainsFunc(outcomes, func(o Outcome) bool {
 			return !o.Right() && o.Verdict != Unknown && (o.Verdict != Refused || o.Alert != 0)
 		})

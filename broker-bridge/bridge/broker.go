@@ -14,7 +14,7 @@ import (
 // ErrBrokerDown is in the chain of an error that means: there is no broker process to talk to.
 var ErrBrokerDown = errors.New("the broker is not running")
 
-// Broker is one MQTT broker. The loop calls one method at a time.
+// Broker is one MQTT broker. The loop calls one method at a time; a context always has a deadline.
 type Broker interface {
 	// Published returns what the broker would read if it were started now; missing files are nil.
 	Published() (Material, error)

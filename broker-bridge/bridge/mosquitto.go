@@ -11,7 +11,6 @@ import (
 	"crypto/x509"
 	"errors"
 	"fmt"
-	"log/slog"
 	"os"
 	"os/user"
 	"slices"
@@ -25,22 +24,16 @@ import (
 )
 
 const (
-	proveTimeout    = 2 * time.Second
-	proveTimeoutPer = 4 * time.Microsecond // for each CRL entry
-	reloadSlack     = 250 * time.Millisecond
-	fileMode        = 0o640
+	reloadSlack = 250 * time.Millisecond
+	fileMode    = 0o640
 )
 
 // Mosquitto is a Broker.
 type Mosquitto struct {
 	conf    BrokerConfig
-	clock   *clock.Clock
-	log     *slog.Logger
 	device  connector
 	control *mosquittoControl
 	gid     int // group of the files, -1 for our own
-
-	budget time.Duration // for a proof, grows with the CRL
 
 	// Of the last accepted probe: its TLS session is resumed until the broker has loaded a new context.
 	marker    *tls.Certificate
@@ -52,8 +45,7 @@ type Mosquitto struct {
 
 // NewMosquitto prepares to work with a broker; it need not run yet. identity is the bridge's own certificate for the
 // control listener, anchors what the broker's certificate must chain to (nil: the system's roots).
-func NewMosquitto(conf BrokerConfig, anchors []*x509.Certificate, identity func() (*tls.Certificate, error), clk *clock.Clock,
-	log *slog.Logger) (*Mosquitto, error) {
+func NewMosquitto(conf BrokerConfig, anchors []*x509.Certificate, identity func() (*tls.Certificate, error), clk *clock.Clock) (*Mosquitto, error) {
 	server := &tls.Config{ServerName: conf.ServerName, MinVersion: tls.VersionTLS12, Time: clk.Now}
 	if anchors != nil {
 		server.RootCAs = x509.NewCertPool()
@@ -61,7 +53,7 @@ func NewMosquitto(conf BrokerConfig, anchors []*x509.Certificate, identity func(
 			server.RootCAs.AddCert(a)
 		}
 	}
-	m := &Mosquitto{conf: conf, clock: clk, log: log, device: connector{address: conf.Listener, tls: server}, gid: -1}
+	m := &Mosquitto{conf: conf, device: connector{address: conf.Listener, tls: server}, gid: -1}
 	m.control = newMosquittoControl(conf, server, identity)
 	gid, err := lookupGroup(conf.Group)
 	if err != nil {
@@ -160,36 +152,22 @@ func (m *Mosquitto) Reload(ctx context.Context) (time.Duration, error) {
 	if !m.resumes || m.markedPID != p.pid || m.markedAt != p.start {
 		return 0, sleep(ctx, reloadSlack)
 	}
-	for time.Since(start) < m.proofBudget() {
-		if !m.stillResumes(ctx) {
-			return time.Since(start), ctx.Err()
-		}
+	for m.stillResumes(ctx) {
 		if err := sleep(ctx, time.Millisecond); err != nil {
-			return 0, err
+			return 0, fmt.Errorf("the broker still resumes sessions from before the SIGHUP: %w", err)
 		}
 	}
-	return 0, errors.New("the broker still resumes sessions from before the SIGHUP")
+	return time.Since(start), ctx.Err()
 }
 
 // stillResumes reports whether the broker accepts the marked TLS session. A broker that does not answer is not resuming.
 func (m *Mosquitto) stillResumes(ctx context.Context) bool {
-	ctx, cancel := context.WithTimeout(ctx, m.proofBudget())
-	defer cancel()
 	box := &ticketBox{session: m.ticket.session, offer: true}
 	return m.device.probe(ctx, Probe{Certificate: m.marker, Want: Accepted}, box).resumed
 }
 
-// Expect sets how long a proof may take: the broker verifies a CRL's signature over its whole length for each connection.
-func (m *Mosquitto) Expect(entries int) {
-	m.budget = proveTimeout + time.Duration(entries)*proveTimeoutPer
-}
-
-func (m *Mosquitto) proofBudget() time.Duration { return max(m.budget, proveTimeout) }
-
 // Prove connects as all probes at once.
 func (m *Mosquitto) Prove(ctx context.Context, probes []Probe) []Outcome {
-	ctx, cancel := context.WithTimeout(ctx, m.proofBudget())
-	defer cancel()
 	outcomes := make([]Outcome, len(probes))
 	boxes := make([]ticketBox, len(probes))
 	var wait sync.WaitGroup

@@ -42,7 +42,7 @@ func (b *Bridge) recover(ctx context.Context) {
 		b.log.Warn("broker not proven at start", "error", err)
 		probes = nil
 	}
-	outcomes := b.prove(ctx, probes)
+	outcomes := b.prove(ctx, set, probes)
 	switch {
 	case allRight(outcomes):
 		b.held = true
@@ -86,7 +86,7 @@ func (b *Bridge) inspect(ctx context.Context) {
 		b.log.Warn("broker not proven", "error", err)
 		return
 	}
-	if outcomes := b.prove(ctx, probes); ctx.Err() == nil && !allRight(outcomes) {
+	if outcomes := b.prove(ctx, b.current, probes); ctx.Err() == nil && !allRight(outcomes) {
 		b.doubt()
 	}
 }

@@ -209,7 +209,7 @@ func (r *rig) startBridge() {
 		clk = clock.System()
 	}
 	var err error
-	if r.broker, err = NewMosquitto(r.conf.Broker, anchors, identity, clk, log); err != nil {
+	if r.broker, err = NewMosquitto(r.conf.Broker, anchors, identity, clk); err != nil {
 		r.t.Fatal(err)
 	}
 	var broker Broker = r.broker
