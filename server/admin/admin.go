@@ -17,8 +17,11 @@ import (
 	"errors"
 	"log/slog"
 	"net/http"
+	"net/url"
 	"slices"
+	"strings"
 	"time"
+	"unicode/utf8"
 
 	"github.com/danielgtaylor/huma/v2"
 	"github.com/danielgtaylor/huma/v2/adapters/humachi"
@@ -90,8 +93,15 @@ func (a *API) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 		return
 	}
 	w.Header().Set("Cache-Control", "no-store")
+	if query, err := url.QueryUnescape(r.URL.RawQuery); err != nil || !storable(r.URL.Path) || !storable(query) {
+		writeProblem(w, invalid("invalid", "the address holds what is no text"))
+		return
+	}
 	a.router.ServeHTTP(w, r)
 }
+
+// storable: PostgreSQL takes neither a NUL nor what is not UTF-8, and nothing that it stores is called so.
+func storable(text string) bool { return utf8.ValidString(text) && !strings.ContainsRune(text, 0) }
 
 // OpenAPI describes the registered operations.
 func (a *API) OpenAPI() *huma.OpenAPI { return a.huma.OpenAPI() }
