@@ -197,8 +197,13 @@ func (a *Authorities) Create(ctx context.Context, actor string, req CreateReques
 	if err != nil {
 		return Info{}, refuse(Invalid, "ca_subject", "%v", err)
 	}
+	a.createMu.Lock() // two of one name would write one key file
+	defer a.createMu.Unlock()
 	if _, err := a.authority(ctx, req.Name); err == nil {
 		return Info{}, refuse(Conflict, "ca_exists", "CA %q exists", req.Name)
+	}
+	if err := a.checkClock(ctx); err != nil {
+		return Info{}, err
 	}
 	now := a.clock.Now()
 	row := authorityRow{
@@ -212,11 +217,40 @@ func (a *Authorities) Create(ctx context.Context, actor string, req CreateReques
 	if row.CSR, err = certificateRequest(key, subject); err != nil {
 		return Info{}, err
 	}
-	err = a.db.Write(ctx, "ca.create", func(tx *database.Tx) error {
+	au := parent
+	if parent == nil {
+		au = &authority{row: row} // a root signs itself
+	}
+	var p *prepared
+	if !req.External {
+		if p, err = a.prepareCA(au, subject, key.Public(), req.Years, parent == nil); err != nil {
+			return Info{}, err
+		}
+		p.row.Requester, p.row.Claim = row.Name, "authority/"+row.Name
+	}
+	ctx = context.WithoutCancel(ctx)
+	if err := a.recordCA(ctx, actor, &row, p); err != nil {
+		return Info{}, err
+	}
+	if p != nil {
+		if _, err := a.complete(ctx, au, &p.row); err != nil {
+			return Info{}, err
+		}
+		if err := a.afterActivation(ctx, row.Name); err != nil {
+			return Info{}, err
+		}
+	}
+	return a.Get(ctx, req.Name)
+}
+
+// recordCA stores a new CA and, in the same transaction, the certificate it is about to get, if it is signed here: what a crash leaves then
+// is finished by Sweep.
+func (a *Authorities) recordCA(ctx context.Context, actor string, row *authorityRow, p *prepared) error {
+	err := a.db.Write(ctx, "ca.create", func(tx *database.Tx) error {
 		_, err := tx.Exec("INSERT INTO authorities ("+authorityColumns+") VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
 			row.Name, row.Subject, row.Parent, row.State, row.KeySpec, row.KeyURI, row.Use, row.PublicURL, row.CSR, nil, nil, row.CRLValidity, row.CRLInterval, 0, row.CreatedAt)
 		if database.IsUnique(err) {
-			return refuse(Conflict, "ca_exists", "CA %q exists", req.Name)
+			return refuse(Conflict, "ca_exists", "CA %q exists", row.Name)
 		}
 		if err != nil {
 			return err
@@ -224,45 +258,15 @@ func (a *Authorities) Create(ctx context.Context, actor string, req CreateReques
 		if err := tx.TouchConfiguration(); err != nil {
 			return err
 		}
-		return a.append(tx, audit.Entry{Actor: actor, Action: "ca_created", Object: row.Name, Detail: map[string]string{"subject": row.Subject, "key": row.KeySpec, "parent": row.Parent}})
-	})
-	if err != nil {
-		return Info{}, passThrough("record CA", err)
-	}
-	if !req.External {
-		if err := a.certify(ctx, actor, row, key.Public(), req.Years); err != nil {
-			return Info{}, err
+		if err := a.append(tx, audit.Entry{Actor: actor, Action: "ca_created", Object: row.Name, Detail: map[string]string{"subject": row.Subject, "key": row.KeySpec, "parent": row.Parent}}); err != nil {
+			return err
 		}
-	}
-	return a.Get(ctx, req.Name)
-}
-
-// certify gives a new CA of ours its certificate, by the same record-sign-store steps as any other.
-func (a *Authorities) certify(ctx context.Context, actor string, row authorityRow, public crypto.PublicKey, years int) error {
-	subject, err := parseSubject(row.Subject)
-	if err != nil {
-		return refuse(Invalid, "ca_subject", "%v", err)
-	}
-	signerName := row.Parent
-	if signerName == "" {
-		signerName = row.Name
-	}
-	au, err := a.authority(ctx, signerName)
-	if err != nil {
-		return err
-	}
-	p, err := a.prepareCA(au, subject, public, years, row.Parent == "")
-	if err != nil {
-		return err
-	}
-	p.row.Requester, p.row.Claim = row.Name, "authority/"+row.Name
-	if err := a.db.Write(ctx, "ca.intend_ca", func(tx *database.Tx) error { return a.intend(tx, &p.row, actor) }); err != nil {
-		return passThrough("record CA certificate", err)
-	}
-	if _, err := a.complete(ctx, au, &p.row); err != nil {
-		return err
-	}
-	return a.afterActivation(ctx, row.Name)
+		if p == nil {
+			return nil
+		}
+		return a.intend(tx, &p.row, actor)
+	})
+	return passThrough("record CA", err)
 }
 
 // prepareCA encodes a CA certificate signed by au, or by itself for a root. A CA below a root issues leaves only (pathlen 0).
@@ -331,6 +335,9 @@ func (a *Authorities) Sign(ctx context.Context, actor, name string, csrPEM []byt
 		return nil, err
 	}
 	if err := au.mayIssue(); err != nil {
+		return nil, err
+	}
+	if err := a.checkClock(ctx); err != nil {
 		return nil, err
 	}
 	if au.certificate.MaxPathLenZero {
@@ -402,7 +409,8 @@ func parseRequest(csrPEM []byte) (*x509.CertificateRequest, error) {
 	return csr, nil
 }
 
-// Offline publishes a last CRL, writes the CA's encrypted key to the file out and removes it from this machine.
+// Offline publishes a last CRL, writes the CA's encrypted key to the file out and removes it from this machine. What failed half-way is
+// done by calling it again with the same file.
 func (a *Authorities) Offline(ctx context.Context, actor, name, out string) error {
 	au, err := a.authority(ctx, name)
 	if err != nil {
@@ -419,11 +427,18 @@ func (a *Authorities) Offline(ctx context.Context, actor, name, out string) erro
 	if err := keystore.Export(a.dir, au.row.KeyURI, out, a.passphrase); err != nil {
 		return &Error{Kind: Conflict, Rule: "ca_key_export", Detail: err.Error(), Err: err}
 	}
-	a.forgetKey(au.row.KeyURI)
 	err = a.db.Write(ctx, "ca.offline", func(tx *database.Tx) error {
 		return a.append(tx, audit.Entry{Actor: actor, Action: "ca_key_offline", Object: name})
 	})
-	return unavailable("record offline key", err)
+	if err != nil {
+		return unavailable("record offline key", err)
+	}
+	err = keystore.Remove(a.dir, au.row.KeyURI)
+	a.forgetKey(au.row.KeyURI)
+	if err != nil {
+		return &Error{Kind: Unavailable, Rule: "ca_key_remove", Detail: fmt.Sprintf("the key of CA %q was copied, but may still be here", name), Err: err}
+	}
+	return nil
 }
 
 // BindUse fixes what a CA issues for, in the transaction of the label that binds it first.

@@ -57,6 +57,8 @@ type Authorities struct {
 	issuers map[string]bool // encoded subjects of the CAs
 	named   map[string]*profile.Profile
 
+	createMu sync.Mutex // held by Create
+
 	keyMu sync.Mutex
 	keys  map[string]crypto.Signer // by URI
 

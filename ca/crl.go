@@ -4,6 +4,7 @@ package ca
 
 import (
 	"context"
+	"crypto"
 	"crypto/rand"
 	"crypto/sha256"
 	"crypto/x509"
@@ -186,6 +187,9 @@ func (a *Authorities) makeCRL(ctx context.Context, actor, name string) (CRL, err
 	if au.certificate == nil {
 		return CRL{}, refuse(Unavailable, "ca_waiting", "CA %q waits for its certificate", name)
 	}
+	if err := a.checkClock(ctx); err != nil {
+		return CRL{}, err
+	}
 	key, err := a.signer(au)
 	if err != nil {
 		return CRL{}, err
@@ -200,10 +204,25 @@ func (a *Authorities) makeCRL(ctx context.Context, actor, name string) (CRL, err
 	if err != nil {
 		return CRL{}, unavailable("reserve CRL number", err)
 	}
-	// Read after the number is taken: a CRL with a higher number has seen at least what this one sees.
-	template, err := a.crlTemplate(ctx, au, number)
+	// The records are read after the number is taken: whoever publishes a higher number has seen at least what was revoked before this call.
+	for settled := false; !settled; {
+		row, basis, err := a.signCRL(ctx, au, key, number)
+		if err != nil {
+			return CRL{}, err
+		}
+		if settled, err = a.storeCRL(ctx, actor, au, row, basis); err != nil {
+			return CRL{}, err
+		}
+	}
+	a.changes.Announce()
+	return a.CurrentCRL(ctx, name)
+}
+
+// signCRL makes a CRL that continues the newest published one, whose number is basis.
+func (a *Authorities) signCRL(ctx context.Context, au *authority, key crypto.Signer, number int64) (row crlRow, basis int64, err error) {
+	template, basis, err := a.crlTemplate(ctx, au, number)
 	if err != nil {
-		return CRL{}, err
+		return crlRow{}, 0, err
 	}
 	var der []byte
 	err = fault.Step("ca.crl_sign", func() (err error) {
@@ -212,32 +231,25 @@ func (a *Authorities) makeCRL(ctx context.Context, actor, name string) (CRL, err
 	})
 	if err != nil {
 		a.forgetKey(au.row.KeyURI)
-		return CRL{}, &Error{Kind: Unavailable, Rule: "ca_key_unavailable", Detail: fmt.Sprintf("the key of CA %q cannot be used", name), Err: err}
+		return crlRow{}, 0, &Error{Kind: Unavailable, Rule: "ca_key_unavailable", Detail: fmt.Sprintf("the key of CA %q cannot be used", au.row.Name), Err: err}
 	}
 	sum := sha256.Sum256(der)
-	row := crlRow{
-		Authority: name, Number: number, ThisUpdate: template.ThisUpdate.UnixMilli(), NextUpdate: template.NextUpdate.UnixMilli(), IssuedAt: a.clock.Now().UnixMilli(),
+	return crlRow{
+		Authority: au.row.Name, Number: number, ThisUpdate: template.ThisUpdate.UnixMilli(), NextUpdate: template.NextUpdate.UnixMilli(), IssuedAt: a.clock.Now().UnixMilli(),
 		Entries: int64(len(template.RevokedCertificateEntries)), SHA256: hex.EncodeToString(sum[:]), DER: der,
-	}
-	if err := a.storeCRL(ctx, actor, au, row); err != nil {
-		return CRL{}, err
-	}
-	a.changes.Announce()
-	return a.CurrentCRL(ctx, name)
+	}, basis, nil
 }
 
-func (a *Authorities) crlTemplate(ctx context.Context, au *authority, number int64) (*x509.RevocationList, error) {
+func (a *Authorities) crlTemplate(ctx context.Context, au *authority, number int64) (template *x509.RevocationList, basis int64, err error) {
 	now := a.clock.Now()
 	thisUpdate := now.Add(-crlBackdate).Truncate(time.Second)
-	var last struct {
-		ThisUpdate int64 `db:"this_update"`
-	}
-	err := a.db.Get(ctx, &last, "SELECT COALESCE(MAX(this_update), 0) AS this_update FROM crls WHERE authority = ?", au.row.Name)
-	if err != nil {
-		return nil, unavailable("read last CRL", err)
+	var last crlRow
+	err = a.db.Get(ctx, &last, "SELECT "+crlSummary+" FROM crls WHERE authority = ? ORDER BY number DESC LIMIT 1", au.row.Name)
+	if err != nil && !isNoRows(err) {
+		return nil, 0, unavailable("read last CRL", err)
 	}
 	if moment(last.ThisUpdate).After(now) {
-		return nil, &Error{Kind: Unavailable, Rule: "clock_behind", Detail: "the server's clock is behind its own records", Err: fmt.Errorf("last CRL of %s: %s", au.row.Name, moment(last.ThisUpdate))}
+		return nil, 0, &Error{Kind: Unavailable, Rule: "clock_behind", Detail: "the server's clock is behind its own records", Err: fmt.Errorf("last CRL of %s: %s", au.row.Name, moment(last.ThisUpdate))}
 	}
 	if previous := moment(last.ThisUpdate); previous.After(thisUpdate) {
 		thisUpdate = previous
@@ -250,7 +262,7 @@ func (a *Authorities) crlTemplate(ctx context.Context, au *authority, number int
 	// An expired certificate stays until one CRL after its expiry: whatever ended after the last CRL's thisUpdate is listed once more.
 	err = a.db.Select(ctx, &revoked, "SELECT serial, reason, revoked_at FROM certificates WHERE issuer = ? AND revoked_at > 0 AND not_after >= ? ORDER BY revoked_at, serial", au.row.Name, last.ThisUpdate)
 	if err != nil {
-		return nil, unavailable("list revoked certificates", err)
+		return nil, 0, unavailable("list revoked certificates", err)
 	}
 	entries := make([]x509.RevocationListEntry, len(revoked))
 	for i, r := range revoked {
@@ -259,19 +271,20 @@ func (a *Authorities) crlTemplate(ctx context.Context, au *authority, number int
 	}
 	algorithm, _, err := signatureAlgorithm(au.certificate.PublicKey)
 	if err != nil {
-		return nil, err
+		return nil, 0, err
 	}
 	return &x509.RevocationList{
 		SignatureAlgorithm: algorithm, Number: big.NewInt(number), ThisUpdate: thisUpdate, RevokedCertificateEntries: entries,
 		NextUpdate: now.Add(time.Duration(au.row.CRLValidity) * time.Millisecond).Truncate(time.Second),
-	}, nil
+	}, last.Number, nil
 }
 
-// storeCRL publishes a CRL unless one with a higher number was published meanwhile, which then holds all of this one.
-func (a *Authorities) storeCRL(ctx context.Context, actor string, au *authority, r crlRow) error {
-	err := a.db.Write(ctx, "ca.crl", func(tx *database.Tx) error {
-		var newer int64
-		if err := tx.Get(&newer, "SELECT COUNT(*) FROM crls WHERE authority = ? AND number >= ?", r.Authority, r.Number); err != nil || newer > 0 {
+// storeCRL publishes a CRL. It is settled without it when another server has published a higher number, which then holds all of this one; when
+// another server has published a lower number since basis, it is not: this one may lack what that one lists, and has to be made anew.
+func (a *Authorities) storeCRL(ctx context.Context, actor string, au *authority, r crlRow, basis int64) (settled bool, err error) {
+	err = a.db.Write(ctx, "ca.crl", func(tx *database.Tx) error {
+		newest, err := lockNewestCRL(tx, r.Authority)
+		if settled = newest == basis || newest > r.Number; err != nil || newest != basis {
 			return err
 		}
 		if _, err := tx.Exec("INSERT INTO crls ("+crlColumns+") VALUES (?, ?, ?, ?, ?, ?, ?, ?)", r.Authority, r.Number, r.ThisUpdate, r.NextUpdate, r.IssuedAt, r.Entries, r.SHA256, r.DER); err != nil {
@@ -287,5 +300,18 @@ func (a *Authorities) storeCRL(ctx context.Context, actor string, au *authority,
 			"number": fmt.Sprint(r.Number), "entries": fmt.Sprint(r.Entries), "sha256": r.SHA256,
 		}})
 	})
-	return unavailable("store CRL", err)
+	return settled, unavailable("store CRL", err)
+}
+
+// lockNewestCRL returns the number of the newest CRL of a CA, which stays the newest until the end of the transaction.
+func lockNewestCRL(tx *database.Tx, name string) (number int64, err error) {
+	query := "SELECT crl_number FROM authorities WHERE name = ?"
+	if tx.Dialect() == database.Postgres {
+		query += " FOR UPDATE"
+	}
+	if err := tx.Get(&number, query, name); err != nil {
+		return 0, err
+	}
+	err = tx.Get(&number, "SELECT COALESCE(MAX(number), 0) FROM crls WHERE authority = ?", name)
+	return number, err
 }

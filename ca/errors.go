@@ -53,4 +53,9 @@ func unavailable(what string, err error) error {
 	return &Error{Kind: Unavailable, Rule: "storage", Detail: "the server cannot store or read its records", Err: fmt.Errorf("%s: %w", what, err)}
 }
 
+func isKind(err error, kind Kind) bool {
+	var typed *Error
+	return errors.As(err, &typed) && typed.Kind == kind
+}
+
 func isNoRows(err error) bool { return errors.Is(err, sql.ErrNoRows) }

@@ -218,6 +218,9 @@ func (a *Authorities) finish(ctx context.Context, id ID) (Certificate, error) {
 
 // complete signs the recorded bytes and stores the result.
 func (a *Authorities) complete(ctx context.Context, au *authority, r *certificateRow) (Certificate, error) {
+	if err := a.checkClock(ctx); err != nil {
+		return Certificate{}, err
+	}
 	key, err := a.signer(au)
 	if err != nil {
 		return Certificate{}, err
@@ -275,33 +278,46 @@ func (a *Authorities) Sweep(ctx context.Context) (completed, abandoned int, err 
 	}
 	for i := range rows {
 		r := &rows[i]
-		au, err := a.authority(ctx, r.Issuer)
-		if err == nil && moment(r.NotAfter).After(a.clock.Now()) {
-			if _, err = a.complete(ctx, au, r); err == nil {
-				completed++
-				continue
-			}
-			var typed *Error
-			if errors.As(err, &typed) && typed.Kind == Unavailable {
-				a.log.Warn("certificate stays intended", "serial", r.Serial, "ca", r.Issuer, "error", err)
-				continue
-			}
+		err := a.sweepOne(ctx, r)
+		switch {
+		case err == nil:
+			completed++
+			continue
+		case isKind(err, Unavailable): // the key is away, the database or the clock not right: it may work later
+			a.log.Warn("certificate stays intended", "serial", r.Serial, "ca", r.Issuer, "error", err)
+			continue
 		}
-		if err := a.abandon(ctx, r); err != nil {
+		closed, err := a.abandon(ctx, r)
+		if err != nil {
 			return completed, abandoned, err
 		}
-		abandoned++
+		if closed {
+			abandoned++
+		}
 	}
 	return completed, abandoned, nil
 }
 
-func (a *Authorities) abandon(ctx context.Context, r *certificateRow) error {
-	err := a.db.Write(ctx, "ca.abandon", func(tx *database.Tx) error {
+func (a *Authorities) sweepOne(ctx context.Context, r *certificateRow) error {
+	if !moment(r.NotAfter).After(a.clock.Now()) {
+		return refuse(Conflict, "certificate_state", "certificate %s has ended", r.Serial)
+	}
+	au, err := a.authority(ctx, r.Issuer)
+	if err != nil {
+		return err
+	}
+	_, err = a.complete(ctx, au, r)
+	return err
+}
+
+// abandon closes a record that will never be signed; closed is false if somebody else has settled it meanwhile.
+func (a *Authorities) abandon(ctx context.Context, r *certificateRow) (closed bool, err error) {
+	err = a.db.Write(ctx, "ca.abandon", func(tx *database.Tx) error {
 		rows, err := tx.Exec("UPDATE certificates SET state = 'abandoned' WHERE serial = ? AND issuer = ? AND state = 'intended'", r.Serial, r.Issuer)
-		if err != nil || rows == 0 {
+		if closed = rows > 0; err != nil || !closed {
 			return err
 		}
 		return a.append(tx, audit.Entry{Actor: "server", Action: "certificate_abandoned", Object: r.Serial, Detail: map[string]string{"issuer": r.Issuer, "device": r.Device}})
 	})
-	return unavailable("abandon certificate", err)
+	return closed, unavailable("abandon certificate", err)
 }

@@ -41,6 +41,9 @@ func (a *Authorities) Revoke(ctx context.Context, actor, serial, reason string) 
 	if found.State == Abandoned {
 		return Certificate{}, refuse(Conflict, "certificate_state", "certificate %s was never signed", found.Serial)
 	}
+	if found.State == Intended && reason == hold { // it would be signed and valid after all
+		return Certificate{}, refuse(Conflict, "certificate_state", "certificate %s is not signed yet: it can be revoked for good, not held", found.Serial)
+	}
 	ctx = context.WithoutCancel(ctx)
 	now := a.clock.Now()
 	err = a.db.Write(ctx, "ca.revoke", func(tx *database.Tx) error {

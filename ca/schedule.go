@@ -4,14 +4,16 @@ package ca
 
 import (
 	"context"
+	"errors"
+	"fmt"
 	"time"
 )
 
 // retryAfter is how long the schedule waits after a failure.
 const retryAfter = 30 * time.Second
 
-// startSlack is how far before the last CRL a revocation may lie that a new start publishes once more: its transaction may have been committed after
-// the CRL had read the records, and the crash then kept it from asking for the next.
+// startSlack is how far before the last CRL a revocation may lie that a new start, or a new try after a failure, publishes once more: its
+// transaction may have been committed after the CRL had read the records, and the crash then kept it from asking for the next.
 const startSlack = time.Minute
 
 // RunCRLSchedule issues CRLs until ctx ends. Several servers on one database may all run it.
@@ -19,22 +21,27 @@ func (a *Authorities) RunCRLSchedule(ctx context.Context) error {
 	slack := startSlack
 	for ctx.Err() == nil {
 		next, err := a.issueDueCRLs(ctx, slack)
+		slack = 0
 		if err != nil {
 			a.log.Error("crl schedule", "error", err)
-			next = a.clock.Now().Add(retryAfter)
-		} else {
-			slack = 0
+			next, slack = earlier(next, a.clock.Now().Add(retryAfter)), startSlack
 		}
 		wait, cancel := context.WithCancel(ctx)
+		poked := make(chan bool, 1)
 		go func() {
 			select {
 			case <-a.publisher.poke:
+				poked <- true
 			case <-wait.Done():
+				poked <- false
 			}
 			cancel()
 		}()
 		a.clock.SleepUntil(wait, next)
 		cancel()
+		if <-poked { // a CRL failed after a revocation: as at a start
+			slack = startSlack
+		}
 	}
 	return nil
 }
@@ -51,20 +58,19 @@ func (a *Authorities) issueDueCRLs(ctx context.Context, slack time.Duration) (ne
 		if info.Certificate == nil || !info.KeyOnline || info.State == Retired {
 			continue
 		}
-		due, err := a.crlDue(ctx, info, slack)
-		if err != nil {
-			return next, err
+		due, lookErr := a.crlDue(ctx, info, slack)
+		if lookErr != nil {
+			return next, lookErr
 		}
 		if !due.After(now) {
-			if _, err := a.IssueCRL(ctx, "server", info.Name); err != nil {
-				a.log.Error("crl not issued", "ca", info.Name, "error", err)
-				next = earlier(next, now.Add(retryAfter))
+			if _, issue := a.IssueCRL(ctx, "server", info.Name); issue != nil {
+				err = errors.Join(err, fmt.Errorf("crl of %s not issued: %w", info.Name, issue))
 			}
 			continue
 		}
 		next = earlier(next, due)
 	}
-	return next, nil
+	return next, err
 }
 
 func (a *Authorities) crlDue(ctx context.Context, info Info, slack time.Duration) (time.Time, error) {

@@ -12,6 +12,7 @@ import (
 	"crypto/elliptic"
 	"crypto/rand"
 	"crypto/rsa"
+	"crypto/x509"
 	"encoding/pem"
 	"errors"
 	"fmt"
@@ -90,11 +91,15 @@ func Encrypt(key crypto.Signer, passphrase []byte) ([]byte, error) {
 	if len(passphrase) == 0 {
 		return nil, errors.New("encrypt key: the passphrase is empty")
 	}
-	block, err := pemutil.Serialize(key, pemutil.WithPKCS8(true), pemutil.WithPassword(passphrase))
+	der, err := x509.MarshalPKCS8PrivateKey(key)
 	if err != nil {
 		return nil, fmt.Errorf("encrypt key: %w", err)
 	}
-	return pem.EncodeToMemory(block), nil
+	sealed, err := sealPKCS8(der, passphrase)
+	if err != nil {
+		return nil, fmt.Errorf("encrypt key: %w", err)
+	}
+	return pem.EncodeToMemory(&pem.Block{Type: "ENCRYPTED PRIVATE KEY", Bytes: sealed}), nil
 }
 
 // Decrypt reads what Encrypt wrote; name stands in errors.
@@ -125,7 +130,8 @@ func filePath(dir, uri string) (string, error) {
 	return filepath.Join(dir, path), nil
 }
 
-// Export writes the encrypted key at uri to the file out, reads it back, and only then removes it from the store.
+// Export writes the encrypted key at uri to the file out and reads it back. A file that holds just this already is as good; any other
+// is left alone, with an error.
 func Export(dir, uri, out string, passphrase []byte) error {
 	path, err := filePath(dir, uri)
 	if err != nil {
@@ -139,7 +145,7 @@ func Export(dir, uri, out string, passphrase []byte) error {
 	if err != nil {
 		return err
 	}
-	if _, err := os.Lstat(out); err == nil {
+	if there, err := os.ReadFile(out); !errors.Is(err, os.ErrNotExist) && !bytes.Equal(there, encrypted) {
 		return fmt.Errorf("%s exists; nothing is overwritten", out)
 	}
 	if err := fault.Step("keystore.export", func() error { return atomicfile.Write(out, encrypted, 0o600) }); err != nil {
@@ -155,6 +161,15 @@ func Export(dir, uri, out string, passphrase []byte) error {
 	}
 	if public, ok := again.Public().(interface{ Equal(crypto.PublicKey) bool }); !ok || !public.Equal(key.Public()) {
 		return fmt.Errorf("%s does not hold the key that was written", out)
+	}
+	return nil
+}
+
+// Remove takes the key at uri from the store.
+func Remove(dir, uri string) error {
+	path, err := filePath(dir, uri)
+	if err != nil {
+		return err
 	}
 	return fault.Step("keystore.remove", func() error {
 		if err := os.Remove(path); err != nil {

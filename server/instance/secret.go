@@ -16,14 +16,14 @@ import (
 	"os"
 	"strconv"
 
+	"github.com/natal-pki/natal/ca/keystore"
 	"github.com/natal-pki/natal/internal/atomicfile"
 	"github.com/natal-pki/natal/internal/fault"
 )
 
 const (
-	secretType       = "NATAL ENCRYPTED SECRET"
-	secretIterations = 600_000
-	secretBytes      = 32
+	secretType  = "NATAL ENCRYPTED SECRET"
+	secretBytes = 32
 )
 
 // loadSecret reads the secret at path.
@@ -61,14 +61,14 @@ func loadOrMakeSecret(path string, passphrase []byte) ([]byte, error) {
 	secret, salt := make([]byte, secretBytes), make([]byte, 16)
 	rand.Read(secret)
 	rand.Read(salt)
-	aead, err := secretCipher(passphrase, salt, secretIterations)
+	aead, err := secretCipher(passphrase, salt, keystore.Iterations)
 	if err != nil {
 		return nil, err
 	}
 	// A fixed nonce is safe: the salt, and with it the key, is used for this one message.
 	sealed := pem.EncodeToMemory(&pem.Block{
 		Type:    secretType,
-		Headers: map[string]string{"Salt": hex.EncodeToString(salt), "Iterations": strconv.Itoa(secretIterations)},
+		Headers: map[string]string{"Salt": hex.EncodeToString(salt), "Iterations": strconv.Itoa(keystore.Iterations)},
 		Bytes:   aead.Seal(nil, make([]byte, aead.NonceSize()), secret, nil),
 	})
 	err = fault.Step("instance.secret", func() error { return atomicfile.Write(path, sealed, 0o600) })
