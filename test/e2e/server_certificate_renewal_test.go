@@ -42,8 +42,8 @@ func TestServerCertificateRenewsForThreeYears(t *testing.T) {
 		})
 		serials[leaf.SerialNumber.String()] = true
 	}
-	if n := len(serials); n < 16 || n > 20 {
-		t.Errorf("%d certificates in three years, want about 18", n)
+	if n := len(serials); n < 15 || n > 20 {
+		t.Errorf("%d certificates in three years, want 15 to 20", n)
 	}
 	// The same process all the while, and devices still enroll.
 	if !s.Running() {
