@@ -19,8 +19,8 @@ import (
 )
 
 // Import gives a waiting CA its certificate. chainPEM holds its issuers up to a self-signed root, in any order; certPEM may hold
-// them too. On any error the CA stays as it was; the rules are ca_key_mismatch, ca_not_a_ca, ca_key_usage, ca_expired, ca_signature,
-// ca_chain, path_length.
+// them too. On any error the CA stays as it was; the rules are ca_key_mismatch, ca_not_a_ca, ca_key_usage, ca_key_id, ca_expired,
+// ca_signature, ca_chain, path_length.
 func (a *Authorities) Import(ctx context.Context, actor, name string, certPEM, chainPEM []byte) (Info, error) {
 	au, err := a.authority(ctx, name)
 	if err != nil {
@@ -75,6 +75,9 @@ func (a *Authorities) checkCA(ctx context.Context, certificate *x509.Certificate
 	now := a.clock.Now()
 	if err := checkCACertificate(certificate, now); err != nil {
 		return nil, err
+	}
+	if len(certificate.SubjectKeyId) == 0 { // what it signs could not name it, and would be refused by the lint
+		return nil, refuse(ProfileViolation, "ca_key_id", "%s has no subject key identifier (RFC 5280 section 4.2.1.2)", certificate.Subject)
 	}
 	var chain []*x509.Certificate
 	for child := certificate; !selfSigned(child); {

@@ -38,11 +38,8 @@ func (a *Authorities) Revoke(ctx context.Context, actor, serial, reason string) 
 	if err != nil {
 		return Certificate{}, err
 	}
-	if found.State == Abandoned {
-		return Certificate{}, refuse(Conflict, "certificate_state", "certificate %s was never signed", found.Serial)
-	}
-	if found.State == Intended && reason == hold { // it would be signed and valid after all
-		return Certificate{}, refuse(Conflict, "certificate_state", "certificate %s is not signed yet: it can be revoked for good, not held", found.Serial)
+	if reason == hold && (found.State == Intended || found.State == Abandoned) { // it is not signed: there is nothing to come back to
+		return Certificate{}, refuse(Conflict, "certificate_state", "certificate %s is %s: it can be revoked for good, not held", found.Serial, found.State)
 	}
 	ctx = context.WithoutCancel(ctx)
 	now := a.clock.Now()
@@ -61,7 +58,7 @@ func (a *Authorities) Revoke(ctx context.Context, actor, serial, reason string) 
 // RevokeInTx revokes one certificate as part of a larger change; the caller announces the change log and calls PublishAfterRevocation
 // after the commit. It reports whether anything changed.
 func (a *Authorities) RevokeInTx(tx *database.Tx, now time.Time, actor string, c Certificate, reason string) (changed bool, err error) {
-	state, from := Revoked, "('issued', 'intended', 'held')"
+	state, from := Revoked, "('issued', 'intended', 'held', 'abandoned')"
 	if reason == hold {
 		state, from = Held, "('issued')"
 	}
