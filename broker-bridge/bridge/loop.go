@@ -91,6 +91,10 @@ func New(p Parts) (*Bridge, error) {
 	if err != nil {
 		return nil, err
 	}
+	if err := st.tidy(p.Config.Broker); err != nil {
+		st.close()
+		return nil, err
+	}
 	cans, err := openCanaries(p.Config.State, p.Clock)
 	if err != nil {
 		st.close()

@@ -90,6 +90,22 @@ func ReadState(dir string) (State, error) {
 	return s, nil
 }
 
+// tidy removes what bridges left that were killed while they wrote; the lock keeps others from writing now.
+func (s *store) tidy(broker BrokerConfig) error {
+	if err := errors.Join(atomicfile.RemoveLeftovers(s.dir), atomicfile.RemoveLeftovers(filepath.Join(s.dir, generationDir))); err != nil {
+		return err
+	}
+	for _, path := range []string{broker.Bundle, broker.ACLFile, broker.ServicesFile, broker.ServerCertificate} {
+		if path == "" {
+			continue
+		}
+		if err := atomicfile.RemoveLeftovers(filepath.Dir(path), filepath.Base(path)); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
 func (s *store) close() error { return s.lock.Close() }
 
 // update changes the state on disk first, then in memory: what is on disk is never behind what was acted on.

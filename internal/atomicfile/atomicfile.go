@@ -4,9 +4,12 @@
 package atomicfile
 
 import (
+	"errors"
 	"fmt"
 	"os"
 	"path/filepath"
+	"slices"
+	"strings"
 )
 
 // Write replaces path by data with exactly the permission bits of mode, whatever the umask. On an error
@@ -18,7 +21,7 @@ func Write(path string, data []byte, mode os.FileMode) error {
 // WriteOwned is Write with an owner; -1 leaves the user or the group as the process's own.
 func WriteOwned(path string, data []byte, mode os.FileMode, uid, gid int) (err error) {
 	dir := filepath.Dir(path)
-	f, err := os.CreateTemp(dir, "."+filepath.Base(path)+".tmp-*")
+	f, err := os.CreateTemp(dir, "."+filepath.Base(path)+temporary+"*")
 	if err != nil {
 		return fmt.Errorf("replace %s: %w", path, err)
 	}
@@ -50,6 +53,27 @@ func WriteOwned(path string, data []byte, mode os.FileMode, uid, gid int) (err e
 		return err
 	}
 	return SyncDir(dir)
+}
+
+const temporary = ".tmp-" // between the name of a file, with a dot before it, and random digits
+
+// RemoveLeftovers removes from dir what processes left that were killed in Write: the temporary files of the files called
+// names, or without names of all files. The caller makes sure that nobody writes one of them now.
+func RemoveLeftovers(dir string, names ...string) error {
+	entries, err := os.ReadDir(dir)
+	if err != nil {
+		return err
+	}
+	for _, entry := range entries {
+		name, _, found := strings.Cut(strings.TrimPrefix(entry.Name(), "."), temporary)
+		if !found || !strings.HasPrefix(entry.Name(), ".") || len(names) > 0 && !slices.Contains(names, name) {
+			continue
+		}
+		if err := os.Remove(filepath.Join(dir, entry.Name())); err != nil && !errors.Is(err, os.ErrNotExist) {
+			return err
+		}
+	}
+	return nil
 }
 
 // SyncDir makes the directory's entries durable.
