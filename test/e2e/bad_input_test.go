@@ -5,7 +5,6 @@ package e2e
 
 import (
 	"bytes"
-	"context"
 	"crypto"
 	"crypto/ecdsa"
 	"crypto/elliptic"
@@ -19,7 +18,6 @@ import (
 	"fmt"
 	"io"
 	"math/big"
-	"net"
 	"net/http"
 	"path/filepath"
 	"slices"
@@ -433,11 +431,7 @@ func (b *badServer) codes(t *testing.T) {
 func (b *badServer) administration(t *testing.T) {
 	t.Helper()
 	before := b.stored(t)
-	socket := filepath.Join(b.Data, "admin.sock")
-	client := &http.Client{Timeout: patience, Transport: &http.Transport{DialContext: func(ctx context.Context, _, _ string) (net.Conn, error) {
-		return (&net.Dialer{}).DialContext(ctx, "unix", socket)
-	}}}
-	defer client.CloseIdleConnections()
+	client := socketClient(t, b.Server)
 	for _, name := range notNames {
 		text, err := json.Marshal(name)
 		if err != nil {

@@ -4,7 +4,9 @@
 package e2e
 
 import (
+	"context"
 	"fmt"
+	"net"
 	"net/http"
 	"os"
 	"path/filepath"
@@ -217,6 +219,16 @@ func enrollInto(t *testing.T, s *harness.Server, dir, id, codeFile string, args 
 	t.Helper()
 	harness.MustRun(t, harness.Binary(t, "estclient-example"), append([]string{"enroll", "--server", s.URL(), "--trust", s.Trust(), "--dir", dir,
 		"--id", id, "--code-file", codeFile}, args...)...)
+}
+
+// socketClient talks to the administration API through the server's socket, at http://admin/api/v1: a command costs a process each.
+func socketClient(t *testing.T, s *harness.Server) *http.Client {
+	t.Helper()
+	transport := &http.Transport{DialContext: func(ctx context.Context, _, _ string) (net.Conn, error) {
+		return (&net.Dialer{}).DialContext(ctx, "unix", filepath.Join(s.Data, "admin.sock"))
+	}}
+	t.Cleanup(transport.CloseIdleConnections)
+	return &http.Client{Timeout: patience, Transport: transport}
 }
 
 // waitOutput waits for text in what a program has written.
