@@ -65,7 +65,7 @@ func (a *app) connectInProcess() (*api, error) {
 	if err != nil {
 		return nil, errors.Join(err, lock.Release())
 	}
-	out := inProcess(a.ctx, newAdminAPI(i))
+	out := inProcess(a.ctx, newAdminAPI(i, nil))
 	out.close = func() error { return errors.Join(i.Close(), lock.Release()) }
 	return out, nil
 }
@@ -83,9 +83,10 @@ func inProcess(ctx context.Context, handler http.Handler) *api {
 	return &api{ctx: ctx, http: &http.Client{Transport: transport}, base: "http://in-process", close: func() error { return nil }}
 }
 
-func newAdminAPI(i *instance.Instance) *admin.API {
+func newAdminAPI(i *instance.Instance, serverCertificate func() *x509.Certificate) *admin.API {
 	return admin.New(admin.Config{
 		DB: i.DB, CA: i.CA, Book: i.Book, Clock: i.Clock, Log: i.Log, PublicURL: i.Settings.PublicURL, CodeExpires: i.Settings.CodeExpires,
+		ServerCertificate: serverCertificate,
 	})
 }
 

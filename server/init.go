@@ -141,7 +141,7 @@ func firstAdministrator(ctx context.Context, i *instance.Instance) error {
 	if err != nil {
 		return err
 	}
-	api := inProcess(ctx, newAdminAPI(i))
+	api := inProcess(ctx, newAdminAPI(i, nil))
 	var admins admin.List[admin.Administrator]
 	if err := api.call(http.MethodGet, "/admins", nil, &admins); err != nil {
 		return err

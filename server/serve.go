@@ -215,7 +215,7 @@ func (s *server) handlers(ctx context.Context) (handlers, error) {
 	}))
 	est.NotFound(estFront.ServeHTTP)
 	est.MethodNotAllowed(estFront.ServeHTTP)
-	api := newAdminAPI(s.Instance)
+	api := newAdminAPI(s.Instance, s.cert.Leaf)
 	return handlers{
 		est:     est,
 		public:  distribution.Handler(distribution.Config{CA: s.CA, Clock: s.Clock, Log: s.log}),

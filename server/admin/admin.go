@@ -2,11 +2,13 @@
 // on DIR/admin.sock, on the admin address and inside a command that opens the data directory itself.
 //
 // It translates between HTTP and the books of server/registration and ca, and decides one thing: which role may call which
-// operation. An operation without a role list cannot be registered, so what is not allowed is refused.
+// operation. An operation without a role list cannot be registered, so what is not allowed is refused. What an operator may
+// act on is narrower still (scope.go).
 // Everything it changes is audited by the package that keeps it, under the caller's name.
 //
 //	admin.go           API, New, registration of an operation
 //	caller.go          who calls: the peer of the socket, the certificate of a TLS connection
+//	scope.go           what an operator may act on
 //	errors.go          domain errors -> problem documents (RFC 9457)
 //	types.go           the objects on the wire
 //	cas.go ... audit.go  the operations, one file per object
@@ -14,6 +16,7 @@ package admin
 
 import (
 	"context"
+	"crypto/x509"
 	"errors"
 	"log/slog"
 	"net/http"
@@ -38,7 +41,7 @@ const Base = "/api/v1"
 // Page is how many devices, codes or certificates one answer lists; a full page may be followed by another.
 const Page = 500
 
-// Config is what an API works on. Every field is required.
+// Config is what an API works on. Every field but the last is required.
 type Config struct {
 	DB          *database.DB
 	CA          *ca.Authorities
@@ -47,6 +50,9 @@ type Config struct {
 	Log         *slog.Logger
 	PublicURL   string        // of CAs created without one
 	CodeExpires time.Duration // of codes created without one
+
+	// ServerCertificate is the EST server's current certificate, whose names are kept from operators. nil where there are none: in a command.
+	ServerCertificate func() *x509.Certificate
 }
 
 // API answers HTTP requests. It is safe for concurrent use.

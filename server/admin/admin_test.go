@@ -316,7 +316,7 @@ func TestCodeIsShownOnce(t *testing.T) {
 	if _, err := i.Book.AddDevice(t.Context(), "test", "mqtt.example.com", "bridge", nil); err != nil {
 		t.Fatal(err)
 	}
-	w = request(a, RoleOperator, "POST", Base+"/codes", `{"device":"mqtt.example.com"}`)
+	w = request(a, RoleAdministrator, "POST", Base+"/codes", `{"device":"mqtt.example.com"}`)
 	if err := json.Unmarshal(w.Body.Bytes(), &code); err != nil || code.Label != "bridge" {
 		t.Errorf("code for a bridge: %d %s", w.Code, w.Body)
 	}

@@ -16,7 +16,7 @@ import (
 // Roles.
 const (
 	RoleAdministrator = "administrator" // everything
-	RoleOperator      = "operator"      // devices, codes, certificates, CRLs; reads everything but the audit log
+	RoleOperator      = "operator"      // devices, their codes, certificates and CRLs (scope.go); reads everything but the audit log
 	RoleAuditor       = "auditor"       // reads everything
 	RoleBridge        = "bridge"        // nothing here: the feed on the EST address
 )

@@ -53,10 +53,16 @@ func (a *API) registerCertificates() {
 		Serial
 		Body Reason
 	}) (Certificate, error) {
+		if err := a.mayUseCertificate(ctx, c, in.Serial.Serial); err != nil {
+			return Certificate{}, err
+		}
 		cert, err := a.cfg.CA.Revoke(ctx, c.Actor, in.Serial.Serial, in.Body.Reason)
 		return showCertificate(cert), err
 	})
 	handle(a, operators, http.MethodPost, "/certificates/{serial}/unhold", "Lift a certificateHold", func(ctx context.Context, c Caller, in *Serial) (Certificate, error) {
+		if err := a.mayUseCertificate(ctx, c, in.Serial); err != nil {
+			return Certificate{}, err
+		}
 		cert, err := a.cfg.CA.Unhold(ctx, c.Actor, in.Serial)
 		return showCertificate(cert), err
 	})

@@ -24,6 +24,9 @@ func (a *API) registerCodes() {
 		if err != nil {
 			return Code{}, err
 		}
+		if err := a.mayRegister(ctx, c, in.Body.Device, label, in.Body.SANs); err != nil {
+			return Code{}, err
+		}
 		expires := a.cfg.CodeExpires
 		if in.Body.Expires != "" {
 			d, err := config.ParseDuration(in.Body.Expires)
@@ -38,6 +41,9 @@ func (a *API) registerCodes() {
 	handleEmpty(a, operators, http.MethodDelete, "/codes/{device}", "Revoke a device's open codes", func(ctx context.Context, c Caller, in *struct {
 		Device string `path:"device"`
 	}) error {
+		if err := a.mayUseDevice(ctx, c, in.Device); err != nil {
+			return err
+		}
 		return a.cfg.Book.RevokeCode(ctx, c.Actor, in.Device)
 	})
 }

@@ -39,6 +39,9 @@ func (a *API) registerCRLs() {
 		return showCRL(crl), err
 	})
 	handle(a, operators, http.MethodPost, "/crls/{name}", "Issue a CRL now", func(ctx context.Context, c Caller, in *Named) (CRL, error) {
+		if err := a.mayUseCA(ctx, c, in.Name); err != nil {
+			return CRL{}, err
+		}
 		crl, err := a.cfg.CA.IssueCRL(ctx, c.Actor, in.Name)
 		return showCRL(crl), err
 	})

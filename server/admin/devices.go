@@ -32,6 +32,9 @@ func (a *API) registerDevices() {
 		if label == "" {
 			label = registration.Default
 		}
+		if err := a.mayRegister(ctx, c, in.Body.ID, label, in.Body.SANs); err != nil {
+			return Device{}, err
+		}
 		device, err := a.cfg.Book.AddDevice(ctx, c.Actor, in.Body.ID, label, in.Body.SANs)
 		return showDevice(device), err
 	})
@@ -39,14 +42,23 @@ func (a *API) registerDevices() {
 		DeviceID
 		Body Reason
 	}) (Device, error) {
+		if err := a.mayUseDevice(ctx, c, in.ID); err != nil {
+			return Device{}, err
+		}
 		device, err := a.cfg.Book.RevokeDevice(ctx, c.Actor, in.ID, in.Body.Reason)
 		return showDevice(device), err
 	})
 	handle(a, operators, http.MethodPost, "/devices/{id}/reissue", "Re-admit a device with a new code", func(ctx context.Context, c Caller, in *DeviceID) (Code, error) {
+		if err := a.mayUseDevice(ctx, c, in.ID); err != nil {
+			return Code{}, err
+		}
 		code, err := a.cfg.Book.Reissue(ctx, c.Actor, in.ID)
 		return showCode(code), err
 	})
 	handleEmpty(a, operators, http.MethodDelete, "/devices/{id}", "Remove a device; its certificates are revoked", func(ctx context.Context, c Caller, in *DeviceID) error {
+		if err := a.mayUseDevice(ctx, c, in.ID); err != nil {
+			return err
+		}
 		return a.cfg.Book.RemoveDevice(ctx, c.Actor, in.ID)
 	})
 }
