@@ -115,11 +115,14 @@ func (au *authority) mayIssue() error {
 	return refuse(Unavailable, "ca_not_active", "CA %q is %s", au.row.Name, au.row.State)
 }
 
+// reservedNames are those of the secrets that lie beside the CAs' keys.
+var reservedNames = []string{"codes", "est-server"}
+
 var authorityName = regexp.MustCompile(`^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$`)
 
 func (req *CreateRequest) complete(parent *authority) error {
-	if !authorityName.MatchString(req.Name) {
-		return refuse(Invalid, "ca_name", "a CA's name matches %s", authorityName)
+	if !authorityName.MatchString(req.Name) || slices.Contains(reservedNames, strings.ToLower(req.Name)) {
+		return refuse(Invalid, "ca_name", "a CA's name matches %s and is none of %s", authorityName, strings.Join(reservedNames, ", "))
 	}
 	if req.Key == "" {
 		req.Key = "ec:P-256"
@@ -504,8 +507,7 @@ func (a *Authorities) Get(ctx context.Context, name string) (Info, error) {
 		Name: r.Name, Subject: r.Subject, Parent: r.Parent, State: r.State, Key: r.KeySpec, Use: r.Use, PublicURL: r.PublicURL, Certificate: au.certificate, Chain: au.chain,
 		CRLValidity: time.Duration(r.CRLValidity) * time.Millisecond, CRLInterval: time.Duration(r.CRLInterval) * time.Millisecond,
 	}
-	_, err = a.signer(au)
-	info.KeyOnline = err == nil
+	info.KeyOnline = keystore.Exists(a.dir, r.KeyURI)
 	var crl crlRow
 	switch err := a.db.Get(ctx, &crl, "SELECT "+crlSummary+" FROM crls WHERE authority = ? ORDER BY number DESC LIMIT 1", name); {
 	case err == nil:

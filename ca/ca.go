@@ -202,7 +202,9 @@ func (a *Authorities) signer(au *authority) (crypto.Signer, error) {
 	if err != nil {
 		return nil, &Error{Kind: Unavailable, Rule: "ca_key_unavailable", Detail: fmt.Sprintf("the key of CA %q cannot be used", au.row.Name), Err: err}
 	}
-	a.keys[au.row.KeyURI] = key
+	if au.row.Use != UseRoot { // a root's key is used seldom and taken away by removing its file: it is never kept in memory
+		a.keys[au.row.KeyURI] = key
+	}
 	return key, nil
 }
 

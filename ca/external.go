@@ -101,7 +101,28 @@ func (a *Authorities) checkCA(ctx context.Context, certificate *x509.Certificate
 		}
 		child = parent
 	}
-	return chain, nil
+	return chain, verifyAsOthersDo(certificate, chain, now)
+}
+
+// verifyAsOthersDo runs the path validation of the standard library over the CA's own certificate: critical extensions that nobody knows, or extended
+// key usages that no device could have, would otherwise show only at the broker.
+func verifyAsOthersDo(certificate *x509.Certificate, chain []*x509.Certificate, now time.Time) error {
+	roots, intermediates := x509.NewCertPool(), x509.NewCertPool()
+	for i, c := range chain {
+		if i == len(chain)-1 {
+			roots.AddCert(c)
+		} else {
+			intermediates.AddCert(c)
+		}
+	}
+	if len(chain) == 0 {
+		roots.AddCert(certificate)
+	}
+	_, err := certificate.Verify(x509.VerifyOptions{Roots: roots, Intermediates: intermediates, CurrentTime: now, KeyUsages: []x509.ExtKeyUsage{x509.ExtKeyUsageClientAuth, x509.ExtKeyUsageServerAuth}})
+	if err != nil {
+		return &Error{Kind: ProfileViolation, Rule: "ca_chain", Detail: "devices and brokers would refuse the chain: " + err.Error()}
+	}
+	return nil
 }
 
 func checkCACertificate(c *x509.Certificate, now time.Time) error {

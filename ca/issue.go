@@ -59,7 +59,7 @@ func (a *Authorities) Issue(ctx context.Context, req Request) (Certificate, erro
 	}
 	p, err := a.prepare(ctx, req)
 	if err != nil {
-		return Certificate{}, err
+		return a.redeliver(ctx, req, err)
 	}
 	ctx = context.WithoutCancel(ctx) // from the first transaction on the work is carried to its end
 	id := ID{p.row.Issuer, p.row.Serial}
@@ -80,6 +80,28 @@ func (a *Authorities) Issue(ctx context.Context, req Request) (Certificate, erro
 		return a.finish(ctx, *existing)
 	}
 	return a.complete(ctx, p.au, &p.row)
+}
+
+// errNothing undoes a claim that found nothing to redeliver.
+var errNothing = errors.New("nothing to redeliver")
+
+// redeliver answers a request that could not be granted now. If it is a repeat of one that was granted, because the profile, the label or the CA's state
+// changed while the answer was lost, it gets what it got; else refusal.
+func (a *Authorities) redeliver(ctx context.Context, req Request, refusal error) (Certificate, error) {
+	if req.Claim == nil {
+		return Certificate{}, refusal
+	}
+	var existing *ID
+	err := a.db.Write(ctx, "ca.redeliver", func(tx *database.Tx) (err error) {
+		if existing, err = req.Claim(tx, a.clock.Now(), ID{}); err == nil && existing == nil {
+			err = errNothing
+		}
+		return err
+	})
+	if err != nil || existing == nil {
+		return Certificate{}, refusal
+	}
+	return a.finish(context.WithoutCancel(ctx), *existing)
 }
 
 // passThrough keeps errors that carry their own kind and calls the rest a storage failure.

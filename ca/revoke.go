@@ -41,11 +41,17 @@ func (a *Authorities) Revoke(ctx context.Context, actor, serial, reason string) 
 	if reason == hold && (found.State == Intended || found.State == Abandoned) { // it is not signed: there is nothing to come back to
 		return Certificate{}, refuse(Conflict, "certificate_state", "certificate %s is %s: it can be revoked for good, not held", found.Serial, found.State)
 	}
+	if err := mayRevokeCA(found, reason); err != nil {
+		return Certificate{}, err
+	}
 	ctx = context.WithoutCancel(ctx)
 	now := a.clock.Now()
 	err = a.db.Write(ctx, "ca.revoke", func(tx *database.Tx) error {
-		_, err := a.RevokeInTx(tx, now, actor, found, reason)
-		return err
+		changed, err := a.RevokeInTx(tx, now, actor, found, reason)
+		if err != nil || !changed {
+			return err
+		}
+		return a.endCA(tx, now, actor, found, reason)
 	})
 	if err != nil {
 		return Certificate{}, passThrough("record revocation", err)
@@ -72,10 +78,49 @@ func (a *Authorities) RevokeInTx(tx *database.Tx, now time.Time, actor string, c
 	return true, a.append(tx, audit.Entry{Actor: actor, Action: "certificate_revoked", Object: c.Serial, Detail: map[string]string{"issuer": c.Issuer, "device": c.Device, "reason": reason}})
 }
 
+// mayRevokeCA refuses what makes no sense for the certificate of a CA; any other certificate passes.
+func mayRevokeCA(c Certificate, reason string) error {
+	switch {
+	case c.RequesterKind != requesterAuthority:
+	case reason == hold:
+		return refuse(Conflict, "ca_hold", "a CA cannot be held: revoke it, or leave it")
+	case c.Requester == c.Issuer:
+		return refuse(Conflict, "ca_root", "a root cannot revoke itself: take it out of the trust stores")
+	}
+	return nil
+}
+
+// endCA ends the CA whose certificate was revoked, if it is one of this installation: it issues nothing more, what it issued authenticates
+// nobody, and it leaves the brokers' trust set.
+func (a *Authorities) endCA(tx *database.Tx, now time.Time, actor string, c Certificate, reason string) error {
+	if c.RequesterKind != requesterAuthority {
+		return nil
+	}
+	rows, err := tx.Exec("UPDATE authorities SET state = 'revoked' WHERE name = ?", c.Requester)
+	if err != nil || rows == 0 {
+		return err
+	}
+	if err := tx.TouchConfiguration(); err != nil {
+		return err
+	}
+	a.changes.Append(tx, feedapi.Change{At: now, Kind: feedapi.TrustSetChanged})
+	return a.append(tx, audit.Entry{Actor: actor, Action: "ca_revoked", Object: c.Requester, Detail: map[string]string{"serial": c.Serial, "reason": reason}})
+}
+
+// Ended tells whether a CA of this installation was revoked.
+func (a *Authorities) Ended(name string) bool {
+	a.mu.RLock()
+	defer a.mu.RUnlock()
+	au := a.live[name]
+	return au != nil && au.row.State == Revoked
+}
+
 func (a *Authorities) tellBridges(tx *database.Tx, now time.Time, c Certificate, reason string) error {
 	if a.use(c.Issuer) != profile.UseBroker {
 		return nil
 	}
+	// Only what replaces a certificate in good order lets its session go on: a key that was compromised may be in a session of its own.
+	orderly := reason == "superseded" || reason == "affiliationChanged"
 	var newer int64
 	err := tx.Get(&newer, "SELECT COUNT(*) FROM certificates WHERE device = ? AND state = 'issued' AND issued_at > ? AND not_after > ? AND serial <> ?",
 		c.Device, c.IssuedAt.UnixMilli(), now.UnixMilli(), c.Serial)
@@ -83,7 +128,7 @@ func (a *Authorities) tellBridges(tx *database.Tx, now time.Time, c Certificate,
 		return err
 	}
 	a.changes.Append(tx, feedapi.Change{At: now, Kind: feedapi.CertificateRevoked, Revoked: &feedapi.Revoked{
-		Serial: c.Serial, Issuer: c.Issuer, Device: c.Device, Reason: reason, Superseded: newer > 0,
+		Serial: c.Serial, Issuer: c.Issuer, Device: c.Device, Reason: reason, Superseded: orderly && newer > 0,
 	}})
 	return nil
 }
@@ -121,11 +166,29 @@ func (a *Authorities) Unhold(ctx context.Context, actor, serial string) (Certifi
 	return a.Certificate(ctx, found.Serial)
 }
 
-// Supersede ends the right of a certificate to re-enroll, because its successor has authenticated. It stays valid for everything else.
-func (a *Authorities) Supersede(tx *database.Tx, now time.Time, serial string) error {
-	rows, err := tx.Exec("UPDATE certificates SET superseded_at = ? WHERE serial = ? AND superseded_at = 0", now.UnixMilli(), serial)
-	if err != nil || rows == 0 {
+// Supersede ends the right to re-enroll of the certificate that successor renews, and of every other successor of it, because this one has
+// authenticated. They stay valid for everything else. A second successor is a lost answer or somebody's copy: the audit log shows it.
+func (a *Authorities) Supersede(tx *database.Tx, now time.Time, successor Certificate) error {
+	var others []string
+	err := tx.Select(&others, "SELECT serial FROM certificates WHERE renews = ? AND renews <> '' AND serial <> ? AND superseded_at = 0", successor.Renews, successor.Serial)
+	if err != nil {
 		return err
 	}
-	return a.append(tx, audit.Entry{Actor: "server", Action: "certificate_superseded", Object: serial})
+	for _, serial := range append(others, successor.Renews) {
+		rows, err := tx.Exec("UPDATE certificates SET superseded_at = ? WHERE serial = ? AND superseded_at = 0", now.UnixMilli(), serial)
+		if err != nil {
+			return err
+		}
+		if rows == 0 {
+			continue
+		}
+		detail := map[string]string{"by": successor.Serial, "device": successor.Device}
+		if serial != successor.Renews {
+			detail["signal"] = "one certificate was renewed twice"
+		}
+		if err := a.append(tx, audit.Entry{Actor: "server", Action: "certificate_superseded", Object: serial, Detail: detail}); err != nil {
+			return err
+		}
+	}
+	return nil
 }

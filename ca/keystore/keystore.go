@@ -70,6 +70,16 @@ func Create(dir, uri, spec string, passphrase []byte) (crypto.Signer, error) {
 // ErrNotHere is returned for a key that is kept elsewhere.
 var ErrNotHere = errors.New("the key is not on this machine")
 
+// Exists tells whether there is a key at uri, without opening it.
+func Exists(dir, uri string) bool {
+	path, err := filePath(dir, uri)
+	if err != nil {
+		return false
+	}
+	_, err = os.Stat(path)
+	return err == nil
+}
+
 // Open returns the key at uri.
 func Open(dir, uri string, passphrase []byte) (crypto.Signer, error) {
 	path, err := filePath(dir, uri)

@@ -189,12 +189,24 @@ func (db *DB) Write(ctx context.Context, step string, fn func(tx *Tx) error) err
 
 // Get reads one row into dest; sql.ErrNoRows when there is none.
 func (db *DB) Get(ctx context.Context, dest any, query string, args ...any) error {
+	ctx, cancel := db.bounded(ctx)
+	defer cancel()
 	return db.reader.GetContext(ctx, dest, db.rebind(query), args...)
 }
 
 // Select reads all rows into the slice that dest points to.
 func (db *DB) Select(ctx context.Context, dest any, query string, args ...any) error {
+	ctx, cancel := db.bounded(ctx)
+	defer cancel()
 	return db.reader.SelectContext(ctx, dest, db.rebind(query), args...)
+}
+
+// bounded keeps a read from waiting for ever for PostgreSQL; a local file needs no bound.
+func (db *DB) bounded(ctx context.Context) (context.Context, context.CancelFunc) {
+	if db.dialect == SQLite {
+		return ctx, func() {}
+	}
+	return context.WithTimeout(ctx, transactionTimeout)
 }
 
 func (db *DB) rebind(query string) string {

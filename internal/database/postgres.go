@@ -15,10 +15,24 @@ import (
 	"github.com/jmoiron/sqlx"
 )
 
+// Nothing waits for ever for a database that hangs: who asks is told to come back (INV-15).
+const (
+	connectTimeout     = 5 * time.Second
+	lockTimeout        = 10 * time.Second
+	statementTimeout   = 15 * time.Second
+	transactionTimeout = 30 * time.Second
+)
+
 func openPostgres(ctx context.Context, address string, existing bool) (*DB, error) {
 	config, err := pgx.ParseConfig(address)
 	if err != nil {
 		return nil, errors.New("open database: the postgres address cannot be read") // the cause may quote the password
+	}
+	config.ConnectTimeout = connectTimeout
+	for name, limit := range map[string]time.Duration{"statement_timeout": statementTimeout, "lock_timeout": lockTimeout, "idle_in_transaction_session_timeout": transactionTimeout} {
+		if config.RuntimeParams[name] == "" {
+			config.RuntimeParams[name] = fmt.Sprint(limit.Milliseconds())
+		}
 	}
 	pool := sqlx.NewDb(stdlib.OpenDB(*config), "pgx")
 	pool.SetMaxOpenConns(16)
@@ -45,7 +59,9 @@ func (db *DB) tryPostgres(ctx context.Context, fn func(tx *Tx) error) (err error
 	if err := ctx.Err(); err != nil {
 		return err
 	}
-	t, err := db.pool.BeginTxx(unbounded, nil)
+	limit, cancel := context.WithTimeout(unbounded, transactionTimeout)
+	defer cancel()
+	t, err := db.pool.BeginTxx(limit, nil)
 	if err != nil {
 		return fmt.Errorf("write: %w", err)
 	}
@@ -55,7 +71,7 @@ func (db *DB) tryPostgres(ctx context.Context, fn func(tx *Tx) error) (err error
 			t.Rollback()
 		}
 	}()
-	tx := &Tx{db: db, conn: t}
+	tx := &Tx{db: db, conn: t, limit: limit}
 	if err := protect(tx, fn); err != nil {
 		return err
 	}

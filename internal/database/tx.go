@@ -14,6 +14,7 @@ import (
 type Tx struct {
 	db      *DB
 	conn    conn
+	limit   context.Context // SQLite: unbounded; PostgreSQL: ends with transactionTimeout
 	atEnd   []func() error
 	locals  map[any]any
 	touched bool  // the configuration
@@ -39,17 +40,17 @@ var unbounded = context.Background()
 
 // Get reads one row into dest; sql.ErrNoRows when there is none.
 func (tx *Tx) Get(dest any, query string, args ...any) error {
-	return tx.note(tx.conn.GetContext(unbounded, dest, tx.db.rebind(query), args...))
+	return tx.note(tx.conn.GetContext(tx.limit, dest, tx.db.rebind(query), args...))
 }
 
 // Select reads all rows into the slice that dest points to.
 func (tx *Tx) Select(dest any, query string, args ...any) error {
-	return tx.note(tx.conn.SelectContext(unbounded, dest, tx.db.rebind(query), args...))
+	return tx.note(tx.conn.SelectContext(tx.limit, dest, tx.db.rebind(query), args...))
 }
 
 // Exec runs a statement and returns how many rows it touched.
 func (tx *Tx) Exec(query string, args ...any) (rows int64, err error) {
-	result, err := tx.conn.ExecContext(unbounded, tx.db.rebind(query), args...)
+	result, err := tx.conn.ExecContext(tx.limit, tx.db.rebind(query), args...)
 	if err != nil {
 		return 0, tx.note(err)
 	}

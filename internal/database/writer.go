@@ -105,7 +105,7 @@ func (db *DB) runBatch(batch []*request, savepoints bool) (refused bool, err err
 	}()
 	done := make([]*Tx, 0, len(batch))
 	for _, r := range batch {
-		tx := &Tx{db: db, conn: db.writer}
+		tx := &Tx{db: db, conn: db.writer, limit: unbounded}
 		if savepoints {
 			err = db.runInSavepoint(tx, r, exec)
 		} else {

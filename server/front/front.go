@@ -30,6 +30,7 @@ import (
 
 	"github.com/globalsign/est"
 	"github.com/go-chi/chi/v5"
+	"golang.org/x/time/rate"
 
 	"github.com/natal-pki/natal/ca"
 	"github.com/natal-pki/natal/internal/clock"
@@ -51,17 +52,18 @@ type Config struct {
 
 // Front is the EST handler. It is safe for concurrent use.
 type Front struct {
-	book     *registration.Book
-	ca       *ca.Authorities
-	anchors  func(ctx context.Context) ([]*x509.Certificate, error)
-	clock    *clock.Clock
-	log      *slog.Logger
-	metrics  *telemetry.Metrics
-	auth     *auth.Authenticator
-	encoder  http.Handler // globalsign/est
-	failures *throttle    // wrong codes
-	audited  *throttle    // refusals in the audit log
-	router   http.Handler
+	book      *registration.Book
+	ca        *ca.Authorities
+	anchors   func(ctx context.Context) ([]*x509.Certificate, error)
+	clock     *clock.Clock
+	log       *slog.Logger
+	metrics   *telemetry.Metrics
+	auth      *auth.Authenticator
+	encoder   http.Handler  // globalsign/est
+	failures  *throttle     // wrong codes
+	audited   *throttle     // refusals in the audit log, by address
+	strangers *rate.Limiter // ... and of all who did not authenticate together
+	router    http.Handler
 }
 
 // operation is one EST operation: its name in the path, the methods that it answers to, and what it does.
@@ -86,9 +88,10 @@ func operations() []operation {
 func New(cfg Config) (*Front, error) {
 	f := &Front{
 		book: cfg.Book, ca: cfg.CA, anchors: cfg.Anchors, clock: cfg.Clock, log: cfg.Log, metrics: cfg.Metrics,
-		auth:     auth.New(cfg.Book),
-		failures: newThrottle(cfg.Clock),
-		audited:  newThrottle(cfg.Clock),
+		auth:      auth.New(cfg.Book),
+		failures:  newThrottle(cfg.Clock),
+		audited:   newThrottle(cfg.Clock),
+		strangers: rate.NewLimiter(rate.Every(strangerInterval), strangerBurst),
 	}
 	encoder, err := est.NewRouter(&est.ServerConfig{CA: estCA{f}})
 	if err != nil {

@@ -12,7 +12,12 @@ import (
 	"github.com/natal-pki/natal/server/registration"
 )
 
-const auditTimeout = 5 * time.Second
+const (
+	auditTimeout = 5 * time.Second
+	// Whoever proved to be nobody shares one budget with all others like him: the audit log is kept for ever.
+	strangerBurst    = 500
+	strangerInterval = 10 * time.Second
+)
 
 // shown tells whether the request shows any credential.
 func (x *exchange) shown() bool {
@@ -27,6 +32,9 @@ func (f *Front) auditRefusal(ctx context.Context, x *exchange, err error) {
 	}
 	a := refusal(x, err)
 	if !x.shown() || a.status < http.StatusBadRequest || a.status >= http.StatusInternalServerError || f.audited.failed(x.request.RemoteAddr) {
+		return
+	}
+	if x.requester.Device == "" && !f.strangers.AllowN(f.clock.Now(), 1) {
 		return
 	}
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), auditTimeout)

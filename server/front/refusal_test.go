@@ -6,6 +6,7 @@ import (
 	"testing"
 
 	"github.com/natal-pki/natal/internal/audit"
+	"github.com/natal-pki/natal/server/registration"
 	"github.com/natal-pki/natal/test/testpki"
 	"github.com/natal-pki/natal/test/testserver"
 )
@@ -15,6 +16,10 @@ import (
 func refusalIsAudited(t *testing.T, s *testserver.Server) {
 	s = s.Another(t, nil)
 	id := s.NewID()
+	code, err := s.Book.CreateCode(t.Context(), testserver.Actor, id, registration.Default, 0, nil)
+	if err != nil {
+		t.Fatal(err)
+	}
 	csr := testpki.CSR(t, testpki.Key(t, "ec:P-256"), id, nil)
 	const refused = `est_issuance_refused_total{label="default",reason="not_authenticated"}`
 	if answer, _ := post(t, s.Client(t), enrollURL(s), csr, nil); answer.StatusCode != http.StatusUnauthorized {
@@ -27,8 +32,12 @@ func refusalIsAudited(t *testing.T, s *testserver.Server) {
 	if answer.StatusCode != http.StatusUnauthorized {
 		t.Fatalf("with a wrong code: %d", answer.StatusCode)
 	}
-	if line := grep(metrics(t, s), refused); !strings.HasSuffix(line, " 1") {
+	if line := grep(metrics(t, s), refused); !strings.HasSuffix(line, " 1") { // before the swapped one
 		t.Errorf("a wrong code does not count as refused: %s", line)
+	}
+	// Fields that were swapped: the code stands where the name should be.
+	if answer, _ := post(t, s.Client(t), enrollURL(s), csr, func(r *http.Request) { r.SetBasicAuth(code.Code, id) }); answer.StatusCode != http.StatusUnauthorized {
+		t.Fatalf("with name and code swapped: %d", answer.StatusCode)
 	}
 	var log strings.Builder
 	if err := audit.Export(t.Context(), s.DB, &log); err != nil {
@@ -40,7 +49,12 @@ func refusalIsAudited(t *testing.T, s *testserver.Server) {
 			lines++
 		}
 	}
-	if lines != 1 || strings.Contains(log.String(), "wrong-code-of-this-test") {
+	if lines != 1 {
 		t.Errorf("%d lines for one refusal", lines)
+	}
+	for _, secret := range []string{"wrong-code-of-this-test", code.Code} {
+		if strings.Contains(log.String(), secret) {
+			t.Errorf("the audit log holds %q", secret)
+		}
 	}
 }

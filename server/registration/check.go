@@ -55,8 +55,10 @@ func (b *Book) CheckCode(ctx context.Context, l Label, device, secret string) (R
 	switch {
 	case !slices.Contains(l.Auth, AuthCode):
 		return Requester{}, notAuthenticated("label %s takes no codes", l.Name)
+	case found == nil && len(rows) == 0: // what was given is not quoted: it may be the code, in the wrong field
+		return Requester{}, notAuthenticated("no code for a device of the given name")
 	case found == nil:
-		return Requester{}, notAuthenticated("no such code for device %q", clip(device))
+		return Requester{}, notAuthenticated("wrong code for device %s", device)
 	case found.Label != l.Name:
 		return Requester{}, notAuthenticated("code %s of device %s is for label %s", found.ID, device, found.Label)
 	case found.State == CodeRevoked:
@@ -67,14 +69,6 @@ func (b *Book) CheckCode(ctx context.Context, l Label, device, secret string) (R
 		return Requester{}, notAuthenticated("code %s of device %s is used", found.ID, device)
 	}
 	return Requester{Kind: KindCode, Device: found.Device, Label: l.Name, CodeID: found.ID}, nil
-}
-
-// clip makes what a stranger sent fit for a log.
-func clip(s string) string {
-	if len(s) > 64 {
-		s = s[:64]
-	}
-	return s
 }
 
 // CheckOperational checks a certificate of ours: it must be the recorded one, byte for byte, and count now.
@@ -91,8 +85,13 @@ func (b *Book) CheckOperational(ctx context.Context, l Label, certificate *x509.
 	if err != nil || !p.ClientAuth() {
 		return Requester{}, notAuthenticated("certificate %s of profile %s authenticates no client", record.Serial, record.Profile)
 	}
+	if p.Use() == profile.UseBirth { // CheckBirth's affair, as for any other birth certificate
+		return Requester{}, notAuthenticated("certificate: %w", &ca.Error{Kind: ca.NotFound, Rule: "birth_certificate", Detail: "a birth certificate"})
+	}
 	now := b.clock.Now()
 	switch {
+	case b.ca.Ended(record.Issuer):
+		return Requester{}, notAuthenticated("certificate %s of %s: its CA %s is revoked", record.Serial, record.Device, record.Issuer)
 	case record.State != ca.Issued:
 		return Requester{}, notAuthenticated("certificate %s of %s is %s (%s)", record.Serial, record.Device, record.State, record.Reason)
 	case now.Before(record.NotBefore) || now.After(record.NotAfter):
@@ -104,8 +103,6 @@ func (b *Book) CheckOperational(ctx context.Context, l Label, certificate *x509.
 			return Requester{}, notAuthenticated("certificate %s of %s is of label %s, not %s", record.Serial, record.Device, record.Label, l.Name)
 		}
 		r.Kind = KindBridge
-	} else if p.Use() == profile.UseBirth {
-		return Requester{}, notAuthenticated("certificate %s of %s is a birth certificate", record.Serial, record.Device)
 	}
 	e, err := b.Device(ctx, record.Device)
 	if err != nil {
@@ -146,6 +143,9 @@ func (b *Book) CheckBirth(ctx context.Context, l Label, certificate *x509.Certif
 	if _, err := profile.KeySpec(certificate.PublicKey); err != nil {
 		return Requester{}, notAuthenticated("birth certificate: %w", err)
 	}
+	if err := b.checkOwnBirth(ctx, certificate); err != nil {
+		return Requester{}, err
+	}
 	pool := x509.NewCertPool()
 	for _, i := range intermediates {
 		pool.AddCert(i)
@@ -165,6 +165,21 @@ func (b *Book) CheckBirth(ctx context.Context, l Label, certificate *x509.Certif
 		Kind: KindBirth, Device: id, Label: l.Name,
 		BirthCAKey: ca.SPKISHA256(chains[0][1].RawSubjectPublicKeyInfo), BirthSerial: ca.SerialHex(certificate.SerialNumber),
 	}, nil
+}
+
+// checkOwnBirth refuses a birth certificate that this installation issued and that does not count any more.
+func (b *Book) checkOwnBirth(ctx context.Context, certificate *x509.Certificate) error {
+	record, err := b.ca.ByDER(ctx, certificate)
+	var typed *ca.Error
+	switch {
+	case errors.As(err, &typed) && typed.Kind == ca.NotFound:
+		return nil // another PKI's
+	case err != nil:
+		return err
+	case record.State != ca.Issued || b.ca.Ended(record.Issuer):
+		return notAuthenticated("birth certificate %s of %s is %s, its CA %s", record.Serial, record.Device, record.State, record.Issuer)
+	}
+	return nil
 }
 
 // birthIdentity is the subject's serialNumber if present, else its CN; each may stand there once.

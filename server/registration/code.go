@@ -68,10 +68,10 @@ func (r *codeRow) code(now time.Time) Code {
 }
 
 // CreateCode makes a code for a device, which is added if it does not exist. An earlier code that is still unused is revoked. A device that has
-// enrolled needs Reissue instead. expires 0 means DefaultCodeLife.
+// enrolled needs Reissue instead. expires 0 means Config.CodeLife.
 func (b *Book) CreateCode(ctx context.Context, actor, id, label string, expires time.Duration, sans []string) (Code, error) {
 	if expires == 0 {
-		expires = DefaultCodeLife
+		expires = b.codeLife
 	}
 	if expires < time.Second || expires > maxCodeLife {
 		return Code{}, refuse(Invalid, "code_life", "a code lives between 1s and %dd", maxCodeLife/(24*time.Hour))

@@ -256,6 +256,9 @@ func (b *Book) end(ctx context.Context, actor, id, state, action, reason string)
 			issuers = nil
 			return nil
 		}
+		if e.State == StateHistorical {
+			return refuse(Conflict, "device_state", "device %q was removed", id)
+		}
 		now := b.clock.Now()
 		if _, err := tx.Exec("UPDATE end_entities SET state = ?, updated_at = ? WHERE id = ?", state, now.UnixMilli(), id); err != nil {
 			return err
@@ -305,6 +308,13 @@ func (b *Book) endCredentials(tx *database.Tx, now time.Time, actor, id, reason 
 	if err != nil {
 		return nil, err
 	}
+	// What a bridge was given to prove its broker with goes with it.
+	canaries := rows[:0:0]
+	err = tx.Select(&canaries, "SELECT serial, issuer, issued_at FROM certificates WHERE requester_kind = 'canary' AND requester = ? AND state IN ('issued', 'held', 'intended') AND not_after > ?", id, now.UnixMilli())
+	if err != nil {
+		return nil, err
+	}
+	rows = append(rows, canaries...)
 	for _, r := range rows {
 		c := ca.Certificate{Issuer: r.Issuer, Serial: r.Serial, Device: id, IssuedAt: moment(r.IssuedAt)}
 		if _, err := b.ca.RevokeInTx(tx, now, actor, c, reason); err != nil {
@@ -341,7 +351,7 @@ func (b *Book) Reissue(ctx context.Context, actor, id string) (Code, error) {
 		b.tell(tx, now, feedapi.DeviceAdded, id, l)
 		code = Code{Device: id, Label: l.Name}
 		if slices.Contains(l.Auth, AuthCode) {
-			if code, err = b.addCode(tx, now, actor, id, l, DefaultCodeLife); err != nil {
+			if code, err = b.addCode(tx, now, actor, id, l, b.codeLife); err != nil {
 				return err
 			}
 		}

@@ -231,7 +231,7 @@ func (c *claim) mayRenew(tx *database.Tx, now time.Time) error {
 	if own.Renews == "" {
 		return nil
 	}
-	return c.book.ca.Supersede(tx, now, own.Renews)
+	return c.book.ca.Supersede(tx, now, own)
 }
 
 func (c *claim) checkBridge(tx *database.Tx) error {

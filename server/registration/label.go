@@ -157,6 +157,9 @@ func (b *Book) putLabel(ctx context.Context, actor, action string, l Label, add 
 		if err := b.ca.BindUse(tx, l.CA, p.Use()); err != nil {
 			return err
 		}
+		if err := b.keepUse(tx, l.Name, p.Use(), add); err != nil {
+			return err
+		}
 		if add {
 			_, err := tx.Exec("INSERT INTO labels (name, authority, profile, auth, version, created_at, updated_at) VALUES (?, ?, ?, ?, 1, ?, ?)", l.Name, l.CA, l.Profile, string(auth), now, now)
 			if database.IsUnique(err) {
@@ -184,6 +187,25 @@ func (b *Book) putLabel(ctx context.Context, actor, action string, l Label, add 
 	}
 	b.changes.Announce()
 	return b.Label(ctx, l.Name)
+}
+
+// keepUse refuses another use for a label that has end entities: brokers would not learn that their certificates are of another kind now.
+func (b *Book) keepUse(tx *database.Tx, name, use string, add bool) error {
+	if add {
+		return nil
+	}
+	old, err := b.ca.Profile(context.Background(), b.known(name).Profile) // from memory
+	if err != nil || old.Use() == use {
+		return nil
+	}
+	var used int64
+	if err := tx.Get(&used, "SELECT COUNT(*) FROM end_entities WHERE label = ?", name); err != nil {
+		return err
+	}
+	if used > 0 {
+		return refuse(Conflict, "label_use", "label %q has %d end entities with certificates for use %s; use %s needs another label", name, used, old.Use(), use)
+	}
+	return nil
 }
 
 // RemoveLabel removes a label that no end entity belongs to.

@@ -39,8 +39,9 @@ type Config struct {
 	DB       *database.DB
 	Clock    *clock.Clock
 	CA       *ca.Authorities
-	CodeKey  []byte   // at least 32 random bytes: enrollment codes are stored as HMACs under it
-	Reserved []string // ids that no end entity may have, beside those that begin with "natal-"
+	CodeKey  []byte        // at least 32 random bytes: enrollment codes are stored as HMACs under it
+	CodeLife time.Duration // how long a code waits for its device unless said otherwise; 0: DefaultCodeLife
+	Reserved []string      // ids that no end entity may have, beside those that begin with "natal-"
 	Log      *slog.Logger
 }
 
@@ -51,6 +52,7 @@ type Book struct {
 	ca       *ca.Authorities
 	changes  *changes.Log
 	codeKey  []byte
+	codeLife time.Duration
 	reserved map[string]bool
 	log      *slog.Logger
 
@@ -77,7 +79,10 @@ func Open(ctx context.Context, config Config) (*Book, error) {
 	}
 	b := &Book{
 		db: config.DB, clock: config.Clock, ca: config.CA, changes: config.CA.Changes(), codeKey: config.CodeKey,
-		reserved: map[string]bool{}, log: config.Log,
+		codeLife: config.CodeLife, reserved: map[string]bool{}, log: config.Log,
+	}
+	if b.codeLife == 0 {
+		b.codeLife = DefaultCodeLife
 	}
 	for _, name := range config.Reserved {
 		b.reserved[strings.ToLower(name)] = true

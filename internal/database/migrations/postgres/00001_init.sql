@@ -141,6 +141,7 @@ CREATE TABLE certificates (
 );
 CREATE UNIQUE INDEX certificates_claim ON certificates (claim);
 CREATE INDEX certificates_device ON certificates (device);
+CREATE INDEX certificates_renews ON certificates (renews) WHERE renews <> '';
 CREATE INDEX certificates_revoked ON certificates (issuer, revoked_at) WHERE revoked_at > 0;
 CREATE INDEX certificates_intended ON certificates (created_at) WHERE state = 'intended';
 
