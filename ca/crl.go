@@ -284,7 +284,8 @@ func (a *Authorities) crlTemplate(ctx context.Context, au *authority, number int
 func (a *Authorities) storeCRL(ctx context.Context, actor string, au *authority, r crlRow, basis int64) (settled bool, err error) {
 	err = a.db.Write(ctx, "ca.crl", func(tx *database.Tx) error {
 		newest, err := lockNewestCRL(tx, r.Authority)
-		if settled = newest == basis || newest > r.Number; err != nil || newest != basis {
+		settled = newest == basis || newest > r.Number
+		if err != nil || newest != basis || newest > r.Number {
 			return err
 		}
 		if _, err := tx.Exec("INSERT INTO crls ("+crlColumns+") VALUES (?, ?, ?, ?, ?, ?, ?, ?)", r.Authority, r.Number, r.ThisUpdate, r.NextUpdate, r.IssuedAt, r.Entries, r.SHA256, r.DER); err != nil {
