@@ -98,7 +98,8 @@ type Ack struct {
 	Error      string    `json:"error,omitempty"` // why a newer set is not in place; empty when all is well
 }
 
-// CanaryRequest asks for a certificate under a reserved name, to prove what a broker accepts.
+// CanaryRequest asks for a certificate under a reserved name, to prove what a broker accepts. A bridge gets a few of each kind from an issuer
+// in an hour, then 429 with Retry-After and the reason canary_limit. They end with the bridge.
 type CanaryRequest struct {
 	Issuer string `json:"issuer"` // Issuer.Name
 	CSR    string `json:"csr"`    // PEM; its subject is ignored

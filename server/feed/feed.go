@@ -16,6 +16,7 @@ import (
 	"encoding/json"
 	"errors"
 	"log/slog"
+	"math"
 	"net/http"
 	"strconv"
 	"time"
@@ -80,11 +81,11 @@ func (f *Feed) as(do func(w http.ResponseWriter, r *http.Request, bridge string)
 		switch {
 		case err != nil:
 			f.cfg.Log.Warn("feed refused", "remote", r.RemoteAddr, "path", r.URL.Path, "error", err)
-			respond(w, &refusal{http.StatusUnauthorized, "not_authenticated", "a client certificate of a bridge is needed"})
+			respond(w, refuse(http.StatusUnauthorized, "not_authenticated", "a client certificate of a bridge is needed"))
 			return
 		case cert.Profile != Profile:
 			f.cfg.Log.Warn("feed refused", "remote", r.RemoteAddr, "path", r.URL.Path, "device", cert.Device, "profile", cert.Profile)
-			respond(w, &refusal{http.StatusForbidden, "not_authorized", "this certificate is not one of a bridge"})
+			respond(w, refuse(http.StatusForbidden, "not_authorized", "this certificate is not one of a bridge"))
 			return
 		}
 		r.Body = http.MaxBytesReader(w, r.Body, maxBody)
@@ -96,14 +97,22 @@ func (f *Feed) as(do func(w http.ResponseWriter, r *http.Request, bridge string)
 
 // refusal is an answer with a 4xx or 5xx status.
 type refusal struct {
-	status int
-	reason string
-	text   string
+	status     int
+	reason     string
+	text       string
+	retryAfter time.Duration // 0: not said
 }
 
 func (e *refusal) Error() string { return e.text }
 
-func badRequest(reason, text string) error { return &refusal{http.StatusBadRequest, reason, text} }
+// Domain marks refusal as an error that crosses a transaction unchanged.
+func (e *refusal) Domain() {}
+
+func badRequest(reason, text string) error { return refuse(http.StatusBadRequest, reason, text) }
+
+func refuse(status int, reason, text string) *refusal {
+	return &refusal{status: status, reason: reason, text: text}
+}
 
 func (f *Feed) fail(w http.ResponseWriter, r *http.Request, bridge string, err error) {
 	var known *refusal
@@ -111,18 +120,21 @@ func (f *Feed) fail(w http.ResponseWriter, r *http.Request, bridge string, err e
 	switch {
 	case errors.As(err, &known):
 	case errors.As(err, &domain) && domain.Kind == ca.NotFound:
-		known = &refusal{http.StatusNotFound, domain.Rule, domain.Detail}
+		known = refuse(http.StatusNotFound, domain.Rule, domain.Detail)
 	case errors.As(err, &domain) && domain.Kind == ca.ProfileViolation:
-		known = &refusal{http.StatusUnprocessableEntity, domain.Rule, domain.Detail}
+		known = refuse(http.StatusUnprocessableEntity, domain.Rule, domain.Detail)
 	default:
 		f.cfg.Log.Error("feed failed", "bridge", bridge, "path", r.URL.Path, "error", err)
-		w.Header().Set("Retry-After", "1")
-		known = &refusal{http.StatusServiceUnavailable, "unavailable", "not available now"}
+		known = refuse(http.StatusServiceUnavailable, "unavailable", "not available now")
+		known.retryAfter = time.Second
 	}
 	respond(w, known)
 }
 
 func respond(w http.ResponseWriter, e *refusal) {
+	if e.retryAfter > 0 {
+		w.Header().Set("Retry-After", strconv.FormatInt(int64(math.Ceil(e.retryAfter.Seconds())), 10))
+	}
 	answer(w, e.status, map[string]string{"error": e.text, "reason": e.reason})
 }
 

@@ -62,6 +62,10 @@ func (f *Feed) trustSet(ctx context.Context, seq int64) (feedapi.TrustSet, error
 			continue
 		}
 		crl, err := f.cfg.CA.CurrentCRL(ctx, info.Name)
+		if isNotFound(err) { // brokers cannot check its devices and refuse them; the others must not suffer from that
+			f.cfg.Log.Warn("CA without a CRL left out of the trust set", "ca", info.Name)
+			continue
+		}
 		if err != nil {
 			return feedapi.TrustSet{}, err
 		}
@@ -82,15 +86,19 @@ func (f *Feed) trustSet(ctx context.Context, seq int64) (feedapi.TrustSet, error
 	return set, nil
 }
 
+func isNotFound(err error) bool {
+	var e *ca.Error
+	return errors.As(err, &e) && e.Kind == ca.NotFound
+}
+
 func encode(c *x509.Certificate) string {
 	return string(pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: c.Raw}))
 }
 
 func (f *Feed) getCRL(w http.ResponseWriter, r *http.Request, _ string) error {
 	crl, err := f.cfg.CA.CRLBySHA256(r.Context(), strings.ToLower(chi.URLParam(r, "sha256")))
-	var e *ca.Error
-	if errors.As(err, &e) && e.Kind == ca.NotFound {
-		return &refusal{http.StatusNotFound, "not_found", "no such CRL"}
+	if isNotFound(err) {
+		return refuse(http.StatusNotFound, "not_found", "no such CRL")
 	}
 	if err != nil {
 		return err
