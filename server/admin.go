@@ -26,7 +26,7 @@ type adminCommand struct {
 
 type adminAdd struct {
 	Name string `arg:""`
-	Role string `help:"administrator, operator, auditor or bridge." enum:"administrator,operator,auditor,bridge" required:"" placeholder:"ROLE"`
+	Role string `help:"administrator, operator, auditor or bridge. A bridge normally comes by 'code create HOST --label bridge': a certificate made here cannot renew over EST." enum:"administrator,operator,auditor,bridge" required:"" placeholder:"ROLE"`
 	CSR  string `help:"Request for a key that exists, PEM. Without it a key is made." name:"csr" placeholder:"FILE"`
 	Out  string `help:"With --csr: file for the certificate and its chain. Without: directory for key.pem, cert.pem and trust.pem." required:"" placeholder:"FILE|DIR"`
 }

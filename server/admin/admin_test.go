@@ -18,9 +18,12 @@ import (
 	"slices"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/natal-pki/natal/ca"
 	"github.com/natal-pki/natal/internal/database"
+	"github.com/natal-pki/natal/internal/feedapi"
+	"github.com/natal-pki/natal/server/feed"
 	"github.com/natal-pki/natal/server/registration"
 	"github.com/natal-pki/natal/test/installation"
 	"github.com/natal-pki/natal/test/storage"
@@ -251,6 +254,108 @@ func TestAdministrators(t *testing.T) {
 	}
 	if record, err = i.CA.ByDER(t.Context(), leaf); err != nil || record.State != ca.Revoked {
 		t.Errorf("after removal the certificate is %s, %v", record.State, err)
+	}
+}
+
+// Removal is whole or it is not: the record, the certificates, a bridge's canaries. A name that comes back does not bring an old key back.
+func TestRemovingAnAdministrator(t *testing.T) {
+	t.Parallel()
+	a, i := newAPI(t)
+	ctx := t.Context()
+	execute := func(statement string) {
+		t.Helper()
+		err := i.DB.Write(ctx, "test", func(tx *database.Tx) error {
+			_, err := tx.Exec(statement)
+			return err
+		})
+		if err != nil {
+			t.Fatal(err)
+		}
+	}
+	old, bridge := addAdmin(t, a, "olga", RoleOperator), addAdmin(t, a, "mqtt", RoleBridge)
+	canary, err := i.CA.Issue(ctx, ca.Request{
+		CA: "devices", Profile: feed.CanaryProfile, Device: feed.CanaryPrefix + "1", PublicKey: installation.Key(t).Public(),
+		RequesterKind: feed.RequesterKind, Requester: bridge.Device, Actor: "test",
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	execute("CREATE TRIGGER broken BEFORE UPDATE ON certificates BEGIN SELECT RAISE(ABORT, 'broken'); END")
+	for _, name := range []string{"olga", "mqtt"} {
+		if w := request(a, RoleAdministrator, "DELETE", Base+"/admins/"+name, ""); w.Code != 500 {
+			t.Errorf("remove %s while nothing can be revoked: %d", name, w.Code)
+		}
+	}
+	if got, role, err := a.roleOf(ctx, old); got != "olga" || role != RoleOperator || err != nil {
+		t.Errorf("half removed: %q %q %v", got, role, err)
+	}
+	execute("DROP TRIGGER broken")
+	since, err := i.CA.Changes().Seq(ctx)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, name := range []string{"olga", "mqtt"} {
+		if w := request(a, RoleAdministrator, "DELETE", Base+"/admins/"+name, ""); w.Code != 204 {
+			t.Fatalf("remove %s: %d %s", name, w.Code, w.Body)
+		}
+	}
+	for _, c := range []ca.Certificate{old, bridge, canary} {
+		record, err := i.CA.Certificate(ctx, c.Serial)
+		crl, crlErr := i.CA.CurrentCRL(ctx, c.Issuer)
+		if err != nil || crlErr != nil || record.State != ca.Revoked || record.Reason != "privilegeWithdrawn" || crl.Entries == 0 {
+			t.Errorf("%s is %s (%s), the CRL has %d entries: %v, %v", c.Device, record.State, record.Reason, crl.Entries, err, crlErr)
+		}
+	}
+	told, err := i.CA.Changes().Since(ctx, since, 10)
+	if err != nil || !slices.ContainsFunc(told, func(c feedapi.Change) bool { return c.Revoked != nil && c.Revoked.Serial == canary.Serial }) {
+		t.Errorf("bridges are not told of the canary: %+v, %v", told, err)
+	}
+	i.Clock.Advance(time.Second)
+	again := addAdmin(t, a, "olga", RoleAdministrator)
+	if _, role, err := a.roleOf(ctx, again); role != RoleAdministrator || err != nil {
+		t.Errorf("added again: %q, %v", role, err)
+	}
+	if _, _, err := a.roleOf(ctx, old); err == nil {
+		t.Error("the old certificate serves again")
+	}
+}
+
+// When the certificate cannot be made there is no administrator either, and one that was there stays.
+func TestAddingAnAdministratorFails(t *testing.T) {
+	t.Parallel()
+	a, i := newAPI(t)
+	first := addAdmin(t, a, "olga", RoleOperator)
+	csr := string(testpki.CSRPEM(testpki.CSR(t, testpki.Key(t, "ec:P-256"), "x", nil)))
+	add := func(name string) int {
+		body, err := json.Marshal(NewAdministrator{Name: name, Role: RoleAdministrator, CSR: csr})
+		if err != nil {
+			t.Fatal(err)
+		}
+		return request(a, RoleAdministrator, "POST", Base+"/admins", string(body)).Code
+	}
+	err := i.DB.Write(t.Context(), "test", func(tx *database.Tx) error {
+		_, err := tx.Exec("CREATE TRIGGER broken BEFORE UPDATE ON certificates WHEN new.state = 'issued' BEGIN SELECT RAISE(ABORT, 'broken'); END")
+		return err
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if got := add("olga"); got != http.StatusConflict {
+		t.Errorf("a second olga: %d", got)
+	}
+	if got := add("otto"); got != http.StatusServiceUnavailable {
+		t.Errorf("otto: %d", got)
+	}
+	if _, role, err := a.roleOf(t.Context(), first); role != RoleOperator || err != nil {
+		t.Errorf("the first olga: %q, %v", role, err)
+	}
+	var names []string
+	if err := i.DB.Select(t.Context(), &names, "SELECT name FROM administrators"); err != nil || !slices.Equal(names, []string{"olga"}) {
+		t.Errorf("administrators: %v, %v", names, err)
+	}
+	certs, err := i.CA.Certificates(t.Context(), ca.Filter{Device: "natal-admin-otto"})
+	if err != nil || len(certs) != 1 || certs[0].State != ca.Revoked {
+		t.Errorf("otto's certificate: %+v, %v", certs, err)
 	}
 }
 

@@ -12,12 +12,14 @@ import (
 	"fmt"
 	"net/http"
 	"regexp"
+	"slices"
 	"strings"
 	"time"
 
 	"github.com/natal-pki/natal/ca"
 	"github.com/natal-pki/natal/internal/audit"
 	"github.com/natal-pki/natal/internal/database"
+	"github.com/natal-pki/natal/server/feed"
 )
 
 const (
@@ -93,28 +95,42 @@ func (a *API) addAdmin(ctx context.Context, c Caller, in NewAdministrator) (Iden
 	if err != nil {
 		return Identity{}, err
 	}
-	now := a.cfg.Clock.Now()
-	err = a.cfg.DB.Write(ctx, "admin.add", func(tx *database.Tx) error {
-		rows, err := tx.Exec("INSERT INTO administrators (name, role, created_at) VALUES (?, ?, ?) ON CONFLICT (name) DO NOTHING", in.Name, in.Role, now.UnixMilli())
-		if err != nil {
-			return err
-		}
-		if rows == 0 {
-			return conflict("there is an administrator %q already", in.Name)
-		}
-		return audit.Append(tx, now, audit.Entry{Actor: c.Actor, Action: "administrator_added", Object: in.Name, Detail: map[string]string{"role": in.Role}})
-	})
-	if err != nil {
-		return Identity{}, err
-	}
+	var intended ca.ID
 	cert, err := a.cfg.CA.Issue(ctx, ca.Request{
 		CA: adminIssuer, Profile: profileOf(in.Role), Device: identityOf(adminRow{Name: in.Name, Role: in.Role}), PublicKey: csr.PublicKey,
 		RequesterKind: requesterKind, Requester: c.Actor, Actor: c.Actor,
+		Claim: func(tx *database.Tx, now time.Time, id ca.ID) (*ca.ID, error) {
+			intended = id
+			return nil, recordAdmin(tx, now, c.Actor, in)
+		},
 	})
 	if err != nil {
-		return Identity{}, errors.Join(err, a.forgetAdmin(ctx, c, in.Name))
+		return Identity{}, errors.Join(err, a.takeBack(ctx, c, in.Name, intended))
 	}
 	return a.identity(ctx, cert)
+}
+
+// recordAdmin is part of the transaction that records the certificate: neither is there without the other.
+func recordAdmin(tx *database.Tx, now time.Time, actor string, in NewAdministrator) error {
+	rows, err := tx.Exec("INSERT INTO administrators (name, role, created_at) VALUES (?, ?, ?) ON CONFLICT (name) DO NOTHING", in.Name, in.Role, now.UnixMilli())
+	if err != nil {
+		return err
+	}
+	if rows == 0 {
+		return conflict("there is an administrator %q already", in.Name)
+	}
+	return audit.Append(tx, now, audit.Entry{Actor: actor, Action: "administrator_added", Object: in.Name, Detail: map[string]string{"role": in.Role}})
+}
+
+// takeBack removes an administrator whose certificate was recorded and could not be signed.
+func (a *API) takeBack(ctx context.Context, c Caller, name string, intended ca.ID) error {
+	var recorded int64
+	ctx = context.WithoutCancel(ctx)
+	err := a.cfg.DB.Get(ctx, &recorded, "SELECT COUNT(*) FROM certificates WHERE serial = ? AND issuer = ?", intended.Serial, intended.Issuer)
+	if err != nil || recorded == 0 {
+		return err
+	}
+	return a.removeAdmin(ctx, c, name)
 }
 
 func (a *API) identity(ctx context.Context, cert ca.Certificate) (Identity, error) {
@@ -133,49 +149,81 @@ func (a *API) identity(ctx context.Context, cert ca.Certificate) (Identity, erro
 	return out, nil
 }
 
+// removeAdmin takes the record and the certificates away at once: the record lets an administrator in, the certificate alone a bridge.
 func (a *API) removeAdmin(ctx context.Context, c Caller, name string) error {
-	var row adminRow
-	err := a.cfg.DB.Get(ctx, &row, "SELECT name, role, created_at FROM administrators WHERE name = ?", name)
-	if errors.Is(err, sql.ErrNoRows) {
-		return notFound("there is no administrator %q", name)
-	}
-	if err != nil {
-		return err
-	}
-	// The record goes first: it alone lets a certificate in, so nothing that fails later leaves a right behind.
-	if err := a.forgetAdmin(ctx, c, name); err != nil {
-		return err
-	}
-	certs, err := a.adminCertificates(ctx, row)
-	if err != nil {
-		return err
-	}
-	for _, cert := range certs {
-		if _, err := a.cfg.CA.Revoke(ctx, c.Actor, cert.Serial, "privilegeWithdrawn"); err != nil {
+	var issuers []string
+	ctx = context.WithoutCancel(ctx)
+	err := a.cfg.DB.Write(ctx, "admin.remove", func(tx *database.Tx) error {
+		var row adminRow
+		err := tx.Get(&row, "SELECT name, role, created_at FROM administrators WHERE name = ?", name)
+		if errors.Is(err, sql.ErrNoRows) {
+			return notFound("there is no administrator %q", name)
+		}
+		if err != nil {
 			return err
 		}
-	}
-	return nil
-}
-
-func (a *API) forgetAdmin(ctx context.Context, c Caller, name string) error {
-	return a.cfg.DB.Write(ctx, "admin.remove", func(tx *database.Tx) error {
 		if _, err := tx.Exec("DELETE FROM administrators WHERE name = ?", name); err != nil {
 			return err
 		}
-		return audit.Append(tx, a.cfg.Clock.Now(), audit.Entry{Actor: c.Actor, Action: "administrator_removed", Object: name})
+		now := a.cfg.Clock.Now()
+		if issuers, err = a.revokeAll(tx, now, c.Actor, row); err != nil {
+			return err
+		}
+		return audit.Append(tx, now, audit.Entry{Actor: c.Actor, Action: "administrator_removed", Object: name})
 	})
+	if err != nil {
+		return err
+	}
+	a.cfg.CA.Changes().Announce()
+	a.cfg.CA.PublishAfterRevocation(ctx, issuers...)
+	return nil
 }
 
-// roleOf is the administrator that a certificate names, and the role that the record gives.
+// revokeAll revokes what the identity holds, and a bridge's canaries with it. It returns the CAs concerned.
+func (a *API) revokeAll(tx *database.Tx, now time.Time, actor string, row adminRow) (issuers []string, err error) {
+	condition, args := "device = ?", []any{identityOf(row)}
+	if row.Role == RoleBridge {
+		condition, args = "(device = ? OR (requester_kind = ? AND requester = ?))", []any{identityOf(row), feed.RequesterKind, identityOf(row)}
+	}
+	var held []struct {
+		Serial   string `db:"serial"`
+		Issuer   string `db:"issuer"`
+		Device   string `db:"device"`
+		IssuedAt int64  `db:"issued_at"`
+	}
+	err = tx.Select(&held, "SELECT serial, issuer, device, issued_at FROM certificates WHERE "+condition+" AND state IN ('issued', 'intended', 'held') AND not_after > ?",
+		append(args, now.UnixMilli())...)
+	if err != nil {
+		return nil, err
+	}
+	for _, h := range held {
+		cert := ca.Certificate{Issuer: h.Issuer, Serial: h.Serial, Device: h.Device, IssuedAt: time.UnixMilli(h.IssuedAt)}
+		if _, err := a.cfg.CA.RevokeInTx(tx, now, actor, cert, "privilegeWithdrawn"); err != nil {
+			return nil, err
+		}
+		if !slices.Contains(issuers, h.Issuer) {
+			issuers = append(issuers, h.Issuer)
+		}
+	}
+	return issuers, nil
+}
+
+// roleOf is the administrator that a certificate names, and the role that the record gives. A certificate that is older than the record was made
+// for an earlier one of that name.
 func (a *API) roleOf(ctx context.Context, cert ca.Certificate) (name, role string, err error) {
 	name, ok := strings.CutPrefix(cert.Device, identityOf(adminRow{}))
 	if !ok || cert.Profile != adminProfile {
 		return "", "", fmt.Errorf("certificate of %s, profile %s", cert.Device, cert.Profile)
 	}
-	err = a.cfg.DB.Get(ctx, &role, "SELECT role FROM administrators WHERE name = ?", name)
-	if errors.Is(err, sql.ErrNoRows) {
+	var row adminRow
+	err = a.cfg.DB.Get(ctx, &row, "SELECT name, role, created_at FROM administrators WHERE name = ?", name)
+	switch {
+	case errors.Is(err, sql.ErrNoRows):
 		return "", "", fmt.Errorf("no administrator %q", name)
+	case err != nil:
+		return "", "", err
+	case cert.CreatedAt.UnixMilli() < row.CreatedAt:
+		return "", "", fmt.Errorf("certificate %s is older than administrator %q", cert.Serial, name)
 	}
-	return name, role, err
+	return name, row.Role, nil
 }

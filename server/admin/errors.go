@@ -31,6 +31,9 @@ type ProblemField struct {
 
 func (p *Problem) Error() string { return p.Detail }
 
+// Domain marks Problem as an error that crosses a transaction unchanged.
+func (p *Problem) Domain() {}
+
 // GetStatus is the HTTP status.
 func (p *Problem) GetStatus() int { return p.Status }
 
