@@ -295,14 +295,14 @@ func (s *server) listeners() []*listener {
 	return open
 }
 
-// openAt opens an address and serves on it; the EST address has a limit of connections.
+// openAt opens an address and serves on it; the EST address has a limit of connections, in all and for each remote address.
 func (s *server) openAt(address, flag string, hs *http.Server, group *errgroup.Group) (*listener, error) {
 	l, err := listenTCP(address, flag)
 	if err != nil {
 		return nil, err
 	}
 	if flag == "--est-listen" {
-		l = limited(l, s.Settings.Connections)
+		l = limited(limitPeers(l, min(connectionsPerPeer, s.Settings.Connections/2), s.log), s.Settings.Connections)
 	}
 	return serveOn(l, hs, group), nil
 }
