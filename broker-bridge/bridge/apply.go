@@ -26,6 +26,9 @@ const (
 	firstPenance  = 5 * time.Second // before a bundle that was taken back is tried again
 	lastPenance   = 10 * time.Minute
 	spacingFactor = 10
+
+	firstServerPenance = time.Minute // the same for a server certificate
+	lastServerPenance  = time.Hour
 )
 
 // rejection is a bundle that the broker could not be proven with.
@@ -33,6 +36,13 @@ type rejection struct {
 	sum   string
 	count int
 	again time.Time
+}
+
+// parkedServer is a server certificate that was taken back. It is tried again: the one in its place ends some day.
+type parkedServer struct {
+	bundle []byte
+	count  int
+	again  time.Time
 }
 
 // pacer spreads reloads. A revocation waits at most as long as the last reload took; a change of the ACL alone waits longer, so that a
@@ -104,6 +114,9 @@ func (b *Bridge) onDisk(want Material) bool {
 
 // target is what to work towards: what is wanted, but with the proven bundle while the wanted one does penance.
 func (b *Bridge) target() (*Set, Material, error) {
+	if b.parked != nil && b.want.Server == nil && !time.Now().Before(b.parked.again) {
+		b.want.Server = b.parked.bundle
+	}
 	target, want := b.set, b.want
 	penance := b.rejected != nil && fingerprint(want.Bundle) == b.rejected.sum && time.Now().Before(b.rejected.again)
 	if target == nil || penance {
@@ -200,9 +213,7 @@ func (b *Bridge) prove(ctx context.Context, set *Set, probes []Probe) []Outcome 
 func (b *Bridge) proven(ctx context.Context, target *Set, want Material) error {
 	changed := b.loaded == nil || !bytes.Equal(b.loaded.Bundle, want.Bundle)
 	b.loaded, b.current, b.held = &want, target, true
-	if b.rejected != nil && target == b.set {
-		b.rejected, b.refusal = nil, nil
-	}
+	b.acquit(target, want)
 	b.metrics.proven(target)
 	b.measureRefused()
 	done, kickErr := b.kickDue(ctx)
@@ -237,6 +248,20 @@ func (b *Bridge) proven(ctx context.Context, target *Set, want Material) error {
 	return nil
 }
 
+// acquit forgets what stood against a set and a server certificate that the broker was proven with. The certificate before is then
+// nothing to go back to any more, it may have ended.
+func (b *Bridge) acquit(target *Set, want Material) {
+	if target == b.set {
+		b.rejected = nil
+	}
+	if want.Server != nil {
+		b.parked, b.lastServer = nil, nil
+	}
+	if b.rejected == nil && b.parked == nil && b.refusal != nil && b.refusal.Code == CodeProof {
+		b.refusal = nil
+	}
+}
+
 // takeBack returns to the last proven bundle and server certificate. The access control list stays: the broker keeps its old rules if it
 // cannot read the new ones.
 func (b *Bridge) takeBack(ctx context.Context, want Material, outcomes []Outcome) error {
@@ -258,6 +283,7 @@ func (b *Bridge) takeBack(ctx context.Context, want Material, outcomes []Outcome
 	}
 	if want.Server != nil && b.lastServer != nil && !bytes.Equal(b.lastServer, want.Server) {
 		back.Server, b.want.Server = b.lastServer, nil
+		b.park(want.Server)
 	}
 	if back.Bundle == nil && back.Server == nil {
 		return fmt.Errorf("nothing to go back to: %w", b.refusal)
@@ -298,6 +324,14 @@ func (b *Bridge) reject(bundle []byte) {
 		count = b.rejected.count + 1
 	}
 	b.rejected = &rejection{sum: sum, count: count, again: time.Now().Add(min(firstPenance<<min(count, 10), lastPenance))}
+}
+
+func (b *Bridge) park(server []byte) {
+	count := 0
+	if b.parked != nil && bytes.Equal(b.parked.bundle, server) {
+		count = b.parked.count + 1
+	}
+	b.parked = &parkedServer{bundle: server, count: count, again: time.Now().Add(min(firstServerPenance<<min(count, 10), lastServerPenance))}
 }
 
 func wrongProbes(outcomes []Outcome) string {

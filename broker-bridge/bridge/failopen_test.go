@@ -101,6 +101,32 @@ func TestFailClosedIsTakenBack(t *testing.T) {
 	}
 }
 
+// A server certificate that was proven is no part of a later roll-back: the one before it may have ended.
+func TestRollBackKeepsAProvenServerCertificate(t *testing.T) {
+	t.Parallel()
+	r := newRig(t, "dev-bad", "dev-good")
+	s := r.sabotage()
+	r.startBridge()
+	r.ready()
+	renewed := r.newServerCertificate()
+	r.bridge.ServerCertificate(renewed)
+	eventually(t, 10*time.Second, "the renewed server certificate", func() bool { return bytes.Equal(r.read("server.pem"), renewed) })
+	r.feed.Revoke(r.device("dev-first"), "keyCompromise", false)
+	r.ready()
+	spoil := func([]byte) []byte { return []byte("garbage\n") }
+	s.spoil.Store(&spoil)
+	r.feed.Revoke(r.device("dev-bad"), "keyCompromise", false)
+	eventually(t, 10*time.Second, "the set is taken back", func() bool { return r.counter("bridge_rollbacks_total", "") == 1 })
+	eventually(t, 10*time.Second, "good devices connect", func() bool { _, err := r.dial(r.device("dev-good")); return err == nil })
+	if !bytes.Equal(r.read("server.pem"), renewed) {
+		t.Error("the server certificate went back with the set")
+	}
+	r.ready()
+	if !bytes.Equal(r.read("server.pem"), renewed) {
+		t.Error("the renewed server certificate is gone")
+	}
+}
+
 // Somebody else writes the broker's file and sends SIGHUP: the minute's look puts it right.
 func TestDriftIsPutRight(t *testing.T) {
 	t.Parallel()

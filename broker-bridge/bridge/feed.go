@@ -15,6 +15,7 @@ import (
 	"net/url"
 	"strconv"
 	"strings"
+	"sync/atomic"
 	"time"
 
 	"github.com/natal-pki/natal/internal/clock"
@@ -31,6 +32,25 @@ const (
 type Feed struct {
 	base string
 	http *http.Client
+	link *link
+}
+
+// link is a transport that can be exchanged while requests are under way. A connection speaks for ever with the certificate that it was
+// made with, and that of a long poll is never idle: closing idle connections would leave it until the old certificate has ended.
+type link struct {
+	dial    func() *http.Transport
+	current atomic.Pointer[http.Transport]
+}
+
+// RoundTrip implements http.RoundTripper.
+func (l *link) RoundTrip(r *http.Request) (*http.Response, error) {
+	return l.current.Load().RoundTrip(r)
+}
+
+func (l *link) renew() {
+	if old := l.current.Swap(l.dial()); old != nil {
+		old.CloseIdleConnections() // the others close after their request, once they have been idle
+	}
 }
 
 // FeedError is an answer of the server that is not the one asked for.
@@ -51,8 +71,8 @@ func NewFeed(server string, anchors []*x509.Certificate, identity func() (*tls.C
 	for _, a := range anchors {
 		roots.AddCert(a)
 	}
-	return &Feed{base: strings.TrimSuffix(server, "/") + "/bridge/v1/", http: &http.Client{
-		Transport: &http.Transport{
+	l := &link{dial: func() *http.Transport {
+		return &http.Transport{
 			TLSClientConfig: &tls.Config{
 				RootCAs:    roots,
 				MinVersion: tls.VersionTLS12,
@@ -64,13 +84,17 @@ func NewFeed(server string, anchors []*x509.Certificate, identity func() (*tls.C
 			TLSHandshakeTimeout: feedTimeout,
 			MaxIdleConnsPerHost: 4,
 			IdleConnTimeout:     90 * time.Second,
-		},
+		}
+	}}
+	l.renew()
+	return &Feed{base: strings.TrimSuffix(server, "/") + "/bridge/v1/", link: l, http: &http.Client{
+		Transport:     l,
 		CheckRedirect: func(*http.Request, []*http.Request) error { return errors.New("the feed does not redirect") },
 	}}
 }
 
-// Reconnect closes idle connections, so that the next request presents the current certificate.
-func (f *Feed) Reconnect() { f.http.CloseIdleConnections() }
+// Reconnect makes the next request open a connection, and with it present the current certificate.
+func (f *Feed) Reconnect() { f.link.renew() }
 
 // TrustSet returns the set if its sequence number is not have (0 for none), else nil.
 func (f *Feed) TrustSet(ctx context.Context, have int64) (*feedapi.TrustSet, error) {
@@ -151,6 +175,9 @@ func (f *Feed) call(ctx context.Context, method, path string, header http.Header
 		return err
 	}
 	defer res.Body.Close()
+	if res.StatusCode == http.StatusUnauthorized {
+		f.Reconnect() // it may be the connection's certificate that does not count any more
+	}
 	return readAnswer(res, out)
 }
 

@@ -51,8 +51,9 @@ type Bridge struct {
 	current    *Set      // what the broker was proven to hold
 	loaded     *Material // what it was proven with in this run; nil: not yet, or it has to be done again
 	held       bool      // the broker was proven to hold current, and nothing has cast doubt on it since
-	lastServer []byte    // the server certificate before want.Server
+	lastServer []byte    // the server certificate before want.Server, until that is proven
 	rejected   *rejection
+	parked     *parkedServer
 	refusal    *Refusal // why the newest set was not taken; nil: it was
 	stale      bool     // the trust set must be fetched
 	broken     failures
@@ -187,6 +188,9 @@ func (b *Bridge) waiting() []time.Time {
 	}
 	if b.rejected != nil && fingerprint(b.want.Bundle) == b.rejected.sum {
 		at = append(at, b.rejected.again)
+	}
+	if b.parked != nil && b.want.Server == nil {
+		at = append(at, b.parked.again)
 	}
 	return at
 }

@@ -138,18 +138,20 @@ func (m *Mosquitto) Publish(want Material) error {
 }
 
 // Reload sends SIGHUP and waits until the broker works with a new TLS context: the session of the last accepted probe is then
-// no longer resumed. Without such a session it waits twice as long as an idle 2.0 broker takes to look at signals.
+// no longer resumed. Without such a session, or when that has ended by itself, it waits twice as long as an idle 2.0 broker takes to
+// look at signals.
 func (m *Mosquitto) Reload(ctx context.Context) (time.Duration, error) {
 	p, err := findProcess(m.conf.PIDFile, m.conf.Executable)
 	if err != nil {
 		return 0, err
 	}
 	defer p.close()
+	tells := m.resumes && m.markedPID == p.pid && m.markedAt == p.start && m.stillResumes(ctx)
 	if err := p.hangUp(ctx); err != nil {
 		return 0, err
 	}
 	start := time.Now()
-	if !m.resumes || m.markedPID != p.pid || m.markedAt != p.start {
+	if !tells {
 		return 0, sleep(ctx, reloadSlack)
 	}
 	for m.stillResumes(ctx) {
