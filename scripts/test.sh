@@ -8,7 +8,7 @@ PATH=$PATH:/usr/sbin:/usr/local/sbin
 
 # program:Debian package
 wanted="mosquitto:mosquitto mosquitto_pub:mosquitto-clients initdb:postgresql openssl:openssl curl:curl promtool:prometheus
-jq:jq strace:strace systemd-analyze:systemd ss:iproute2 cc:gcc"
+jq:jq strace:strace faketime:faketime systemd-analyze:systemd ss:iproute2 cc:gcc"
 
 missing() { # the packages of the programs that are not there
 	local entry program

@@ -10,6 +10,7 @@ import (
 	"net/http"
 	"os"
 	"path/filepath"
+	"regexp"
 	"strconv"
 	"strings"
 	"testing"
@@ -23,14 +24,14 @@ const patience = 30 * time.Second
 
 // brokerOptions are what a test wants differently.
 type brokerOptions struct {
-	topics   []string       // --topic; default: the bridge's
-	head     string         // --acl-head
-	operator string         // more lines for the operator's listener
-	settings map[string]any // lines to add to bridge.yaml
-	hooks    bool           // testhooks build of the bridge
-	env      []string       // of the bridge
-	faketime []string       // environment of mosquitto
-	idle     bool           // do not start the bridge
+	topics   []string          // --topic; default: the bridge's
+	head     string            // --acl-head
+	operator string            // more lines for the operator's listener
+	settings map[string]string // other values in bridge.yaml
+	hooks    bool              // testhooks build of the bridge
+	env      []string          // of the bridge
+	faketime []string          // environment of mosquitto
+	idle     bool              // do not start the bridge
 }
 
 // broker is the whole of it. Its server certificate names localhost and 127.0.0.1.
@@ -96,7 +97,12 @@ func (b *broker) setup(t *testing.T, o brokerOptions) {
 	b.setupOutput = harness.Command{Path: b.binary, Args: args, Env: o.env}.MustRun(t).Output()
 	writeText(t, b.path("conf.d/operator.conf"), fmt.Sprintf("listener %s 127.0.0.1\nallow_anonymous true\n%s\n", harness.Port(t, b.services), o.operator))
 	for key, value := range o.settings {
-		appendText(t, b.path("bridge.yaml"), fmt.Sprintf("%s: %v\n", key, value))
+		text := readText(t, b.path("bridge.yaml"))
+		line := regexp.MustCompile(`(?m)^` + key + `: .*$`)
+		if !line.MatchString(text) {
+			t.Fatalf("bridge.yaml has no %s:\n%s", key, text)
+		}
+		writeText(t, b.path("bridge.yaml"), line.ReplaceAllString(text, key+": "+value))
 	}
 }
 
