@@ -10,7 +10,6 @@ import (
 	"path/filepath"
 	"strconv"
 	"testing"
-	"time"
 
 	"github.com/natal-pki/natal/internal/clock"
 	"github.com/natal-pki/natal/test/testpki"
@@ -25,7 +24,7 @@ func (r *rig) control(leaf *testpki.Leaf, user, password string) error {
 	testpki.WriteFile(r.t, conf.ControlPasswordFile, []byte(password))
 	c := newMosquittoControl(conf, &tls.Config{RootCAs: testpki.Pool(r.feed.root), ServerName: "mqtt.example.com", Time: clock.System().Now},
 		func() (*tls.Certificate, error) { return &pair, nil })
-	ctx, cancel := context.WithTimeout(r.t.Context(), 3*time.Second)
+	ctx, cancel := context.WithTimeout(r.t.Context(), patience)
 	defer cancel()
 	defer c.close()
 	return c.connect(ctx)
@@ -68,7 +67,7 @@ func TestKick(t *testing.T) {
 	if err := r.broker.Kick(t.Context(), "dev-1"); err != nil {
 		t.Fatal(err)
 	}
-	eventually(t, time.Second, "all its sessions end", func() bool { return !one.alive() && !same.alive() })
+	eventually(t, patience, "all its sessions end", func() bool { return !one.alive() && !same.alive() })
 	if !two.alive() {
 		t.Error("another device's session ended")
 	}
@@ -88,7 +87,7 @@ func TestKick(t *testing.T) {
 	if err := r.broker.Kick(t.Context(), "dev-1"); err != nil {
 		t.Errorf("after a SIGHUP: %v", err)
 	}
-	eventually(t, time.Second, "kick after SIGHUP", func() bool { return !again.alive() })
+	eventually(t, patience, "kick after SIGHUP", func() bool { return !again.alive() })
 	r.stopMosquitto()
 	if err := r.broker.Kick(t.Context(), "dev-2"); err == nil {
 		t.Error("a kick was reported although there is no broker")
@@ -98,7 +97,7 @@ func TestKick(t *testing.T) {
 	if err := r.broker.Kick(t.Context(), "dev-2"); err != nil {
 		t.Errorf("after the broker came back: %v", err)
 	}
-	eventually(t, time.Second, "kick after a restart", func() bool { return !back.alive() })
+	eventually(t, patience, "kick after a restart", func() bool { return !back.alive() })
 }
 
 // A client that the plugin knows, because an operator made it, is still there afterwards.
@@ -114,7 +113,7 @@ func TestKickKeepsAClientThatThePluginKnows(t *testing.T) {
 	if err := r.broker.Kick(t.Context(), "known"); err != nil {
 		t.Fatal(err)
 	}
-	eventually(t, time.Second, "its session ends", func() bool { return !s.alive() })
+	eventually(t, patience, "its session ends", func() bool { return !s.alive() })
 	if known, err := r.broker.control.command(t.Context(), "known", "getClient"); err != nil || !known {
 		t.Errorf("the client is gone: %v", err)
 	}

@@ -23,7 +23,7 @@ func delivered(t *testing.T, s *session, sub *subscriber, topic string, limit ti
 			time.Sleep(5 * time.Millisecond)
 			continue
 		}
-		eventually(t, 2*time.Second, "delivery of an accepted message", func() bool { return sub.saw(topic + " " + payload) })
+		eventually(t, patience, "delivery of an accepted message", func() bool { return sub.saw(topic + " " + payload) })
 		return time.Since(start), true
 	}
 	return 0, false
@@ -40,20 +40,20 @@ func TestDeviceAddedAndRemoved(t *testing.T) {
 		t.Fatal("a device without entry may publish")
 	}
 	r.feed.Add("dev-1")
-	took, ok := delivered(t, s, sub, "/admin/dev-1/attrs", 2*time.Second)
+	took, ok := delivered(t, s, sub, "/admin/dev-1/attrs", promised(2*time.Second))
 	if !ok {
 		t.Fatal("an added device may not publish after 2 s")
 	}
 	t.Logf("added to published: %s", took)
-	if _, ok := delivered(t, s, sub, "v1/devices/me/telemetry", time.Second); !ok {
+	if _, ok := delivered(t, s, sub, "v1/devices/me/telemetry", patience); !ok {
 		t.Error("the topic without id is not allowed")
 	}
 	r.feed.Remove("dev-1")
 	start := time.Now()
-	eventually(t, 2*time.Second, "a removed device loses its rights", func() bool { return s.publish("/admin/dev-1/attrs", "x") == denied })
+	eventually(t, promised(2*time.Second), "a removed device loses its rights", func() bool { return s.publish("/admin/dev-1/attrs", "x") == denied })
 	t.Logf("removed to denied: %s", time.Since(start))
 	s0 := r.connect(r.device("dev-0"))
-	if _, ok := delivered(t, s0, sub, "/admin/dev-0/attrs", time.Second); !ok {
+	if _, ok := delivered(t, s0, sub, "/admin/dev-0/attrs", patience); !ok {
 		t.Error("another device lost its rights")
 	}
 }
@@ -71,7 +71,7 @@ func TestRightsAreExactlyTheDevices(t *testing.T) {
 			t.Errorf("publish to %s: reason %#x", topic, code)
 		}
 	}
-	if _, ok := delivered(t, s, sub, "/admin/dev-1/attrs", time.Second); !ok {
+	if _, ok := delivered(t, s, sub, "/admin/dev-1/attrs", patience); !ok {
 		t.Error("its own topic is not allowed")
 	}
 	if sub.saw("foreign-payload") {
@@ -103,7 +103,7 @@ func TestNamesThatAreNotDevicesGainNothing(t *testing.T) {
 		}
 		s.subscribe("#")
 		s.subscribe("$CONTROL/dynamic-security/v1/response")
-		if _, ok := delivered(t, victim, sub, "/admin/dev-1/attrs", time.Second); !ok {
+		if _, ok := delivered(t, victim, sub, "/admin/dev-1/attrs", patience); !ok {
 			t.Fatal("the device itself cannot publish")
 		}
 		select {
@@ -124,7 +124,7 @@ func TestReservedNamesFromTheServerAreLeftOut(t *testing.T) {
 	r.startBridge()
 	r.ready()
 	r.feed.Add("iotagent", "Natal-Canary-1", "MQTT.example.com", "x\nuser dev-1\ntopic readwrite #", "dev-2")
-	eventually(t, 2*time.Second, "the good one arrives", func() bool { return has(string(r.read("devices.acl")), "user dev-2\n") })
+	eventually(t, patience, "the good one arrives", func() bool { return has(string(r.read("devices.acl")), "user dev-2\n") })
 	acl := string(r.read("devices.acl"))
 	if strings.Count(acl, "user ") != 2 || has(acl, "#\ntopic") || has(strings.ToLower(acl), "natal") {
 		t.Errorf("devices.acl:\n%s", acl)
@@ -143,7 +143,7 @@ func TestABurstOfDevicesIsFewReloads(t *testing.T) {
 	for i := range 200 {
 		r.feed.Add(fmt.Sprintf("burst-%03d", i))
 	}
-	eventually(t, 5*time.Second, "all devices are in the list", func() bool { return has(string(r.read("devices.acl")), "user burst-199\n") })
+	eventually(t, patience, "all devices are in the list", func() bool { return has(string(r.read("devices.acl")), "user burst-199\n") })
 	if n := strings.Count(r.mlog.String(), "Reloading config") - before; n > 10 {
 		t.Errorf("%d reloads for 200 devices", n)
 	}

@@ -56,8 +56,8 @@ func TestFailOpenIsNoticedAndTakenBack(t *testing.T) {
 	cut := func(b []byte) []byte { return b[:bytes.Index(b, []byte("-----BEGIN X509 CRL"))] }
 	s.spoil.Store(&cut)
 	r.feed.Revoke(bad, "keyCompromise", false)
-	eventually(t, 10*time.Second, "the set is taken back", func() bool { return r.counter("bridge_rollbacks_total", "") == 1 })
-	eventually(t, 10*time.Second, "the broker is right again", func() bool {
+	eventually(t, patience, "the set is taken back", func() bool { return r.counter("bridge_rollbacks_total", "") == 1 })
+	eventually(t, patience, "the broker is right again", func() bool {
 		return r.counter("bridge_fail_open", "") == 0 && r.counter("bridge_validation_failures_total", CodeProof) == 1
 	})
 	if !has(r.blog.String(), "ACCEPTS WHAT IT MUST REFUSE") {
@@ -67,7 +67,7 @@ func TestFailOpenIsNoticedAndTakenBack(t *testing.T) {
 		t.Error("a device that was revoked before is in")
 	}
 	// The second try, unspoiled, succeeds.
-	eventually(t, 20*time.Second, "the set is proven after all", func() bool { _, err := r.dial(bad); return err != nil })
+	eventually(t, patience, "the set is proven after all", func() bool { _, err := r.dial(bad); return err != nil })
 	r.ready()
 	r.connect(r.device("dev-good"))
 }
@@ -91,8 +91,8 @@ func TestFailClosedIsTakenBack(t *testing.T) {
 			s.spoil.Store(&spoil)
 			bad := r.device("dev-bad")
 			r.feed.Revoke(bad, "keyCompromise", false)
-			eventually(t, 10*time.Second, "the set is taken back", func() bool { return r.counter("bridge_rollbacks_total", "") == 1 })
-			eventually(t, 10*time.Second, "good devices connect", func() bool { _, err := r.dial(r.device("dev-good")); return err == nil })
+			eventually(t, patience, "the set is taken back", func() bool { return r.counter("bridge_rollbacks_total", "") == 1 })
+			eventually(t, patience, "good devices connect", func() bool { _, err := r.dial(r.device("dev-good")); return err == nil })
 			r.ready() // the second try
 			if _, err := r.dial(bad); err == nil {
 				t.Error("the revoked device is in")
@@ -110,14 +110,14 @@ func TestRollBackKeepsAProvenServerCertificate(t *testing.T) {
 	r.ready()
 	renewed := r.newServerCertificate()
 	r.bridge.ServerCertificate(renewed)
-	eventually(t, 10*time.Second, "the renewed server certificate", func() bool { return bytes.Equal(r.read("server.pem"), renewed) })
+	eventually(t, patience, "the renewed server certificate", func() bool { return bytes.Equal(r.read("server.pem"), renewed) })
 	r.feed.Revoke(r.device("dev-first"), "keyCompromise", false)
 	r.ready()
 	spoil := func([]byte) []byte { return []byte("garbage\n") }
 	s.spoil.Store(&spoil)
 	r.feed.Revoke(r.device("dev-bad"), "keyCompromise", false)
-	eventually(t, 10*time.Second, "the set is taken back", func() bool { return r.counter("bridge_rollbacks_total", "") == 1 })
-	eventually(t, 10*time.Second, "good devices connect", func() bool { _, err := r.dial(r.device("dev-good")); return err == nil })
+	eventually(t, patience, "the set is taken back", func() bool { return r.counter("bridge_rollbacks_total", "") == 1 })
+	eventually(t, patience, "good devices connect", func() bool { _, err := r.dial(r.device("dev-good")); return err == nil })
 	if !bytes.Equal(r.read("server.pem"), renewed) {
 		t.Error("the server certificate went back with the set")
 	}
@@ -142,7 +142,7 @@ func TestDriftIsPutRight(t *testing.T) {
 		t.Fatal(err)
 	}
 	hangUp(t, r)
-	eventually(t, 10*time.Second, "file and broker are right", func() bool {
+	eventually(t, patience, "file and broker are right", func() bool {
 		if !bytes.Equal(r.read("bundle.pem"), want) {
 			return false
 		}
@@ -171,7 +171,7 @@ func TestBrokerDownAndBack(t *testing.T) {
 	r.stopMosquitto()
 	bad := r.device("dev-bad")
 	r.feed.Revoke(bad, "keyCompromise", false)
-	eventually(t, 5*time.Second, "the bridge notices", func() bool { return has(r.blog.String(), "not running") })
+	eventually(t, patience, "the bridge notices", func() bool { return has(r.blog.String(), "not running") })
 	r.startMosquitto()
 	if _, err := r.dial(bad); err == nil {
 		t.Error("the broker came up without the newest revocation")

@@ -121,7 +121,7 @@ func (c faultCase) run(t *testing.T) {
 
 	defer r.stopBridge()
 	r.startBridge()
-	eventually(t, 20*time.Second, "ready at first", func() bool { return r.bridge.Status().Ready })
+	eventually(t, patience, "ready at first", func() bool { return r.bridge.Status().Ready })
 	id := "dev-" + strconv.Itoa(c.n)
 	bad := r.device(id)
 	live := r.connect(bad)
@@ -135,16 +135,16 @@ func (c faultCase) run(t *testing.T) {
 	}
 	if c.step == "bridge.kicked" {
 		r.ready()
-		eventually(t, 5*time.Second, "everything else is done", func() bool {
+		eventually(t, patience, "everything else is done", func() bool {
 			return has(string(r.read("devices.acl")), "user "+id+"-new\n") && bytes.Equal(r.read("server.pem"), server)
 		})
 		failed := r.counter("bridge_kicks_total", "error")
-		eventually(t, 20*time.Second, "kicks fail by themselves", func() bool { return r.counter("bridge_kicks_total", "error") >= failed+2 })
+		eventually(t, patience, "kicks fail by themselves", func() bool { return r.counter("bridge_kicks_total", "error") >= failed+2 })
 		c.kicker.fail.Store(false)
 	}
 	select {
 	case <-reached:
-	case <-time.After(10 * time.Second):
+	case <-time.After(patience):
 		t.Fatal("the step was not reached")
 	}
 	if c.restart {
@@ -154,9 +154,9 @@ func (c faultCase) run(t *testing.T) {
 		r.bridge.ServerCertificate(server)
 	}
 	*c.out = append(*c.out, bad)
-	eventually(t, 20*time.Second, "the revoked device's session ends", func() bool { return !live.alive() })
+	eventually(t, patience, "the revoked device's session ends", func() bool { return !live.alive() })
 	r.ready()
-	eventually(t, 10*time.Second, "the new device is in the list, the server certificate in place, the queue empty", func() bool {
+	eventually(t, patience, "the new device is in the list, the server certificate in place, the queue empty", func() bool {
 		return has(string(r.read("devices.acl")), "user "+id+"-new\n") && has(string(r.read("services.acl")), "user "+id+"-new\n") &&
 			bytes.Equal(r.read("server.pem"), server) && c.settled()
 	})

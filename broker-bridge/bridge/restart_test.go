@@ -7,7 +7,6 @@ import (
 	"os"
 	"strings"
 	"testing"
-	"time"
 )
 
 func TestRestartLeavesARightBrokerAlone(t *testing.T) {
@@ -22,7 +21,7 @@ func TestRestartLeavesARightBrokerAlone(t *testing.T) {
 	r.feed.mu.Unlock()
 	before, reloads := r.read("bundle.pem"), strings.Count(r.mlog.String(), "Reloading config")
 	r.startBridge()
-	eventually(t, 5*time.Second, "the server is asked in vain", func() bool { return has(r.blog.String(), "server answered 503") })
+	eventually(t, patience, "the server is asked in vain", func() bool { return has(r.blog.String(), "server answered 503") })
 	if !bytes.Equal(before, r.read("bundle.pem")) || strings.Count(r.mlog.String(), "Reloading config") != reloads {
 		t.Error("the broker was touched although it was right and the server is away")
 	}
@@ -54,9 +53,9 @@ func TestRestartPutsATornFileRight(t *testing.T) {
 		}
 		hangUp(t, r)
 		r.startBridge()
-		eventually(t, 10*time.Second, name+": the file is whole again", func() bool { return bytes.Equal(r.read("bundle.pem"), want) })
-		eventually(t, 10*time.Second, name+": devices connect", func() bool { _, err := r.dial(r.device("dev-1")); return err == nil })
-		eventually(t, 10*time.Second, name+": the revoked device is out", func() bool { _, err := r.dial(bad); return err != nil })
+		eventually(t, patience, name+": the file is whole again", func() bool { return bytes.Equal(r.read("bundle.pem"), want) })
+		eventually(t, patience, name+": devices connect", func() bool { _, err := r.dial(r.device("dev-1")); return err == nil })
+		eventually(t, patience, name+": the revoked device is out", func() bool { _, err := r.dial(bad); return err != nil })
 		r.stopBridge()
 	}
 	r.stopMosquitto()
@@ -64,7 +63,7 @@ func TestRestartPutsATornFileRight(t *testing.T) {
 		t.Fatal(err)
 	}
 	r.startBridge()
-	eventually(t, 5*time.Second, "a broker that is down finds a whole file", func() bool { return bytes.Equal(r.read("bundle.pem"), want) })
+	eventually(t, patience, "a broker that is down finds a whole file", func() bool { return bytes.Equal(r.read("bundle.pem"), want) })
 	r.startMosquitto()
 	r.connect(r.device("dev-1"))
 }
@@ -94,7 +93,7 @@ func TestRevocationWhileTheBridgeWasDownIsCaughtUp(t *testing.T) {
 		t.Fatal("the session ended by itself")
 	}
 	r.startBridge()
-	eventually(t, 5*time.Second, "the session is ended", func() bool { return !live.alive() })
+	eventually(t, patience, "the session is ended", func() bool { return !live.alive() })
 	if _, err := r.dial(bad); err == nil {
 		t.Error("the revoked device is in")
 	}

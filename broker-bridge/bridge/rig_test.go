@@ -43,6 +43,12 @@ func mosquittoBinary(t *testing.T) string {
 	return path
 }
 
+// patience is for what must happen, however busy the machine is.
+const patience = time.Minute
+
+// promised is a time that the documentation states; the race detector slows everything down.
+func promised(d time.Duration) time.Duration { return d * slowness }
+
 type rig struct {
 	t    *testing.T
 	dir  string
@@ -181,7 +187,7 @@ func (r *rig) startMosquitto() {
 	if err := r.mosquitto.Start(); err != nil {
 		r.t.Fatal(err)
 	}
-	eventually(r.t, 10*time.Second, "mosquitto listens", func() bool {
+	eventually(r.t, patience, "mosquitto listens", func() bool {
 		conn, err := net.Dial("tcp", r.services)
 		if err == nil {
 			conn.Close()
@@ -245,7 +251,7 @@ func (r *rig) stopBridge() {
 // ready waits until the broker is proven to hold the newest set.
 func (r *rig) ready() {
 	r.t.Helper()
-	eventually(r.t, 15*time.Second, "the bridge is ready", func() bool {
+	eventually(r.t, patience, "the bridge is ready", func() bool {
 		s := r.bridge.Status()
 		return s.Ready && s.Verified == r.feed.trustSeq()
 	})
@@ -270,7 +276,7 @@ func (r *rig) dial(leaf *testpki.Leaf) (*session, error) {
 	pair := leaf.TLS()
 	conf := &tls.Config{RootCAs: testpki.Pool(r.feed.root), ServerName: "mqtt.example.com", Certificates: []tls.Certificate{pair},
 		MaxVersion: tls.VersionTLS12}
-	dialer := &net.Dialer{Timeout: 5 * time.Second}
+	dialer := &net.Dialer{Timeout: patience}
 	conn, err := tls.DialWithDialer(dialer, "tcp", r.conf.Broker.Listener, conf)
 	if err != nil {
 		return nil, err
@@ -282,7 +288,7 @@ func (r *rig) handshake(conn net.Conn) (*session, error) {
 	cp := packets.NewControlPacket(packets.CONNECT)
 	c := cp.Content.(*packets.Connect)
 	c.CleanStart, c.KeepAlive, c.ClientID = true, 600, fmt.Sprint("test-", time.Now().UnixNano())
-	conn.SetDeadline(time.Now().Add(5 * time.Second))
+	conn.SetDeadline(time.Now().Add(patience))
 	if _, err := cp.WriteTo(conn); err != nil {
 		conn.Close()
 		return nil, err
@@ -354,7 +360,7 @@ func (s *session) send(cp *packets.ControlPacket) byte {
 		return code
 	case <-s.ended:
 		s.t.Fatal("session ended")
-	case <-time.After(5 * time.Second):
+	case <-time.After(patience):
 		s.t.Fatal("no acknowledgement")
 	}
 	return 0
@@ -420,7 +426,7 @@ func (r *rig) subscribe(topic string) *subscriber {
 	if err != nil {
 		r.t.Fatal(err)
 	}
-	eventually(r.t, 5*time.Second, "mosquitto_sub subscribed", func() bool {
+	eventually(r.t, patience, "mosquitto_sub subscribed", func() bool {
 		service.publish("hello", "subscriber")
 		return s.saw("hello subscriber")
 	})

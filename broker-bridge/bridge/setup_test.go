@@ -100,7 +100,7 @@ func TestSetupMakesABrokerThatStarts(t *testing.T) {
 	bad := f.CA("devices").Leaf(t, "dev-1")
 	live := r.connect(bad)
 	f.Revoke(bad, "keyCompromise", false)
-	eventually(t, 5*time.Second, "the revoked device is put out", func() bool { return !live.alive() })
+	eventually(t, patience, "the revoked device is put out", func() bool { return !live.alive() })
 	if t.Failed() {
 		t.Log(r.blog.String())
 	}
@@ -345,18 +345,18 @@ func TestCertificatesRenewWithoutRestart(t *testing.T) {
 	f.mu.Unlock()
 	select {
 	case <-reconnected:
-	case <-time.After(10 * time.Second):
+	case <-time.After(patience):
 		t.Fatalf("the bridge's certificate was not renewed\n%s", r.blog.String())
 	}
 	if own, err = ids.Own(); err != nil || own.Leaf.SerialNumber.Cmp(first) == 0 {
 		t.Errorf("own certificate is still %x, %v", first, err)
 	}
-	eventually(t, 10*time.Second, "the broker serves the new certificate", func() bool { return r.served() != before })
+	eventually(t, patience, "the broker serves the new certificate", func() bool { return r.served() != before })
 	bundle, err := ids.ServerBundle()
 	if err != nil {
 		t.Fatal(err)
 	}
-	eventually(t, 10*time.Second, "it is proven and stays", func() bool {
+	eventually(t, patience, "it is proven and stays", func() bool {
 		return r.bridge.Status().Ready && bytes.Equal(r.read("server.pem"), bundle) && strings.Count(r.mlog.String(), "Reloading config") > 1
 	})
 	if n := r.counter("bridge_rollbacks_total", ""); n != 0 {
