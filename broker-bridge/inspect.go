@@ -83,8 +83,8 @@ func (c *statusCommand) Run(ctx context.Context, std streams) error {
 	for _, crl := range s.CRLs {
 		fmt.Fprintf(w, "CRL %s\tnumber %d, until %s\n", crl.Issuer, crl.Number, when(crl.NextUpdate))
 	}
-	if s.Refusal != "" {
-		fmt.Fprintf(w, "refused\t%s\n", s.Refusal)
+	for _, r := range s.Refusals {
+		fmt.Fprintf(w, "refused\t%s\n", r)
 	}
 	if s.Approval != "" {
 		fmt.Fprintf(w, "to agree\tbroker-bridge approve --config %s %s\n", c.Config, s.Approval)

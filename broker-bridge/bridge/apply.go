@@ -74,7 +74,7 @@ func (b *Bridge) apply(ctx context.Context) error {
 		return err
 	}
 	if b.loaded != nil && want.equal(*b.loaded) {
-		if target.Seq == b.store.Verified {
+		if b.recorded(target) {
 			return nil
 		}
 		return b.proven(ctx, target, want) // another number for the same files
@@ -218,7 +218,7 @@ func (b *Bridge) proven(ctx context.Context, target *Set, want Material) error {
 	b.measureRefused()
 	done, kickErr := b.kickDue(ctx)
 	b.failed(taskKicks, kickErr)
-	if !changed && len(done) == 0 && b.store.Verified == target.Seq {
+	if !changed && len(done) == 0 && b.recorded(target) {
 		return nil
 	}
 	if changed {
@@ -234,6 +234,9 @@ func (b *Bridge) proven(ctx context.Context, target *Set, want Material) error {
 				s.Good++
 			}
 			s.Since, s.Verified, s.VerifiedAt = b.cursor, target.Seq, b.clock.Now()
+			if !target.Partial {
+				s.Whole = target.Seq
+			}
 			s.Mark = target.Mark().after(s.Mark)
 			s.Kicks = without(s.Kicks, done)
 		})
@@ -257,9 +260,14 @@ func (b *Bridge) acquit(target *Set, want Material) {
 	if want.Server != nil {
 		b.parked, b.lastServer = nil, nil
 	}
-	if b.rejected == nil && b.parked == nil && b.refusal != nil && b.refusal.Code == CodeProof {
-		b.refusal = nil
+	if b.rejected == nil && b.parked == nil {
+		b.unproven = nil
 	}
+}
+
+// recorded reports whether the state says already that target was proven.
+func (b *Bridge) recorded(target *Set) bool {
+	return b.store.Verified == target.Seq && (target.Partial || b.store.Whole == target.Seq)
 }
 
 // takeBack returns to the last proven bundle and server certificate. The access control list stays: the broker keeps its old rules if it
@@ -269,12 +277,12 @@ func (b *Bridge) takeBack(ctx context.Context, want Material, outcomes []Outcome
 		b.log.Error("THE BROKER ACCEPTS WHAT IT MUST REFUSE")
 	}
 	b.doubt()
-	b.refusal = refuse(CodeProof, "%s", wrongProbes(outcomes))
+	b.unproven = refuse(CodeProof, "%s", wrongProbes(outcomes))
 	b.metrics.refusals.WithLabelValues(CodeProof).Inc()
 	b.ack()
 	good, err := b.store.goodBundle()
 	if err != nil {
-		return errors.Join(b.refusal, err)
+		return errors.Join(b.unproven, err)
 	}
 	var back Material
 	if good != nil && !bytes.Equal(good, want.Bundle) {
@@ -286,10 +294,10 @@ func (b *Bridge) takeBack(ctx context.Context, want Material, outcomes []Outcome
 		b.park(want.Server)
 	}
 	if back.Bundle == nil && back.Server == nil {
-		return fmt.Errorf("nothing to go back to: %w", b.refusal)
+		return fmt.Errorf("nothing to go back to: %w", b.unproven)
 	}
 	b.metrics.rollbacks.Inc()
-	b.log.Error("back to what was proven last", "seq", b.store.Verified, "error", b.refusal)
+	b.log.Error("back to what was proven last", "seq", b.store.Verified, "error", b.unproven)
 	return b.restore(ctx, good, back)
 }
 

@@ -4,6 +4,7 @@
 package bridge
 
 import (
+	"cmp"
 	"context"
 	"crypto/ecdsa"
 	"crypto/elliptic"
@@ -206,27 +207,49 @@ func (c *canaries) add(k canary, i *Issuer) error {
 	return nil
 }
 
-// probes are the four connections for each issuing CA that tell whether a broker holds set. A CA that lacks a
-// canary is a *Refusal: what cannot be proven is not published.
+// probes are the four connections for each issuing CA that tell whether a broker holds set. A CA that cannot be proven is passed
+// over; if that is so of all, nothing can be, and the error is a *Refusal.
 func (c *canaries) probes(set *Set) ([]Probe, error) {
 	probes := []Probe{
 		{Name: "foreign", Certificate: c.foreign, Want: Refused},
 		{Name: "none", Want: Refused},
 	}
+	var first *Refusal
+	some := false
 	for n := range set.Issuers {
 		i := &set.Issuers[n]
-		good, revoked := c.good(i), c.revoked(i)
-		if good == nil {
-			return nil, refuse(CodeCanaryMissing, "%s", i.Name)
+		if r := c.lacks(i); r != nil {
+			first = cmp.Or(first, r)
+			continue
 		}
-		if revoked == nil {
-			return nil, refuse(CodeCanaryUnlisted, "%s: CRL number %v", i.Name, i.CRL.Number)
-		}
-		probes = append(probes,
-			Probe{Name: "good:" + i.Name, Certificate: good.pair, Want: Accepted},
-			Probe{Name: "revoked:" + i.Name, Certificate: revoked.pair, Want: Refused, Alert: alertRevoked})
+		some = true
+		probes = append(probes, c.probesOf(i)...)
+	}
+	if !some {
+		return nil, first
 	}
 	return probes, nil
+}
+
+// lacks says why an issuing CA cannot be proven; nil if it can.
+func (c *canaries) lacks(i *Issuer) *Refusal {
+	if c.good(i) == nil {
+		return refuse(CodeCanaryMissing, "%s", i.Name)
+	}
+	if c.revoked(i) == nil {
+		return refuse(CodeCanaryUnlisted, "%s: CRL number %v", i.Name, i.CRL.Number)
+	}
+	return nil
+}
+
+// probesOf: once its CRL has run out, a broker refuses all of a CA, for that reason and not for the revocation.
+func (c *canaries) probesOf(i *Issuer) []Probe {
+	revoked := Probe{Name: "revoked:" + i.Name, Certificate: c.revoked(i).pair, Want: Refused}
+	if i.CRL.NextUpdate.Before(c.clock.Now().Add(canaryMargin)) {
+		return []Probe{revoked}
+	}
+	revoked.Alert = alertRevoked
+	return []Probe{{Name: "good:" + i.Name, Certificate: c.good(i).pair, Want: Accepted}, revoked}
 }
 
 // foreignCertificate is of a CA that nobody knows: itself.

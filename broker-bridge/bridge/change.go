@@ -1,22 +1,16 @@
-// What comes from the feed: the device list, the changes after it, and the trust set.
+// What comes from the feed: the device list, and the changes after it.
 
 package bridge
 
 import (
 	"context"
 	"errors"
-	"fmt"
 	"maps"
 	"slices"
 	"time"
 
 	"github.com/natal-pki/natal/internal/fault"
 	"github.com/natal-pki/natal/internal/feedapi"
-)
-
-const (
-	canaryWait  = 100 * time.Millisecond // between two looks for the CRL with a new canary
-	canaryTries = 20
 )
 
 func (b *Bridge) poll(ctx context.Context, since int64) pollResult {
@@ -145,112 +139,20 @@ func (b *Bridge) deviceChanged(c feedapi.Change) bool {
 	return true
 }
 
-// kickFor makes the queue entry, unless there is no session to end: canaries, and a device that has a newer certificate.
+// replaced tells a certificate that has served its time from one that somebody else may hold. That the device has a newer one
+// excuses only the first: whoever connected with a stolen key must leave, whatever else the device has.
+func replaced(r *feedapi.Revoked) bool {
+	return r.Superseded && (r.Reason == "superseded" || r.Reason == "affiliationChanged")
+}
+
+// kickFor makes the queue entry, unless there is no session to end: canaries, and a device that only has a newer certificate.
 func (b *Bridge) kickFor(c feedapi.Change) (Kick, bool) {
 	r := c.Revoked
-	if r == nil || r.Superseded || b.acl.Allows(r.Device) != nil || b.store.queued(r.Device, r.Serial) {
+	if r == nil || replaced(r) || b.acl.Allows(r.Device) != nil || b.store.queued(r.Device, r.Serial) {
 		return Kick{}, false
 	}
 	return Kick{Seq: c.Seq, Device: r.Device, Issuer: r.Issuer, Serial: r.Serial, Reason: r.Reason,
 		RevokedAt: r.RevokedAt, Old: c.Seq <= b.store.Synced}, true
-}
-
-// readTrustSet fetches the set and makes it the wanted one if it is valid and can be proven. A refused set leaves the one
-// before in place until the server offers another.
-func (b *Bridge) readTrustSet(ctx context.Context) error {
-	for try := 0; ; try++ {
-		set, err := b.fetchSet(ctx)
-		if err != nil {
-			return b.refused(err)
-		}
-		if set == nil {
-			b.stale = false
-			return nil
-		}
-		fresh, err := b.canaries.ensure(ctx, b.feed, set, false)
-		if err != nil {
-			b.log.Warn("no canary", "error", err)
-		}
-		_, err = b.canaries.probes(set)
-		var r *Refusal
-		if errors.As(err, &r) && r.Code == CodeCanaryUnlisted && (fresh || try > 0) && try < canaryTries {
-			if err := sleep(ctx, canaryWait); err != nil {
-				return err
-			}
-			continue
-		}
-		if err != nil {
-			return b.refused(err)
-		}
-		b.set, b.want.Bundle, b.stale = set, set.Bundle(), false
-		b.pardon()
-		b.metrics.setSeq.WithLabelValues("fetched").Set(float64(set.Seq))
-		return nil
-	}
-}
-
-// refused keeps the reason. What only time or the server's next change can cure is not tried again by itself.
-func (b *Bridge) refused(err error) error {
-	var r *Refusal
-	if !errors.As(err, &r) {
-		return err
-	}
-	if b.refusal == nil || b.refusal.Error() != r.Error() {
-		b.refusal = r
-		b.log.Error("trust set refused, the last good one stays", "code", r.Code, "error", r)
-		b.ack()
-	}
-	b.metrics.refusals.WithLabelValues(r.Code).Inc()
-	var waiting *pendingApproval
-	b.metrics.pendingApproval.Set(number(errors.As(err, &waiting)))
-	if r.Code == CodeCanaryMissing || r.Code == CodeCanaryUnlisted {
-		return err
-	}
-	b.stale = false
-	return nil
-}
-
-// pardon forgets a refusal that no longer stands; one by the broker itself stands until it is proven.
-func (b *Bridge) pardon() {
-	b.metrics.pendingApproval.Set(0)
-	if b.refusal != nil && b.refusal.Code != CodeProof {
-		b.refusal = nil
-	}
-}
-
-// fetchSet returns nil if the set is the one we have.
-func (b *Bridge) fetchSet(ctx context.Context) (*Set, error) {
-	var have int64
-	if b.set != nil && b.refusal == nil {
-		have = b.set.Seq
-	}
-	ts, err := b.feed.TrustSet(ctx, have)
-	if err != nil {
-		return nil, fmt.Errorf("trust set: %w", err)
-	}
-	b.heard()
-	if ts == nil {
-		return nil, nil
-	}
-	crls := map[string][]byte{}
-	for _, known := range []*Set{b.current, b.set} {
-		if known != nil {
-			for _, i := range known.Issuers {
-				crls[i.CRLSHA256] = i.CRL.Raw
-			}
-		}
-	}
-	for _, c := range ts.CRLs {
-		if crls[c.SHA256] == nil {
-			if crls[c.SHA256], err = b.feed.CRL(ctx, c.SHA256); err != nil {
-				return nil, fmt.Errorf("CRL of %s: %w", c.Issuer, err)
-			}
-		}
-	}
-	return Validate(*ts, crls, Rules{
-		Now: b.clock.Now(), Last: b.store.Mark, Approved: b.store.approvals(),
-		MaxCRLEntries: b.conf.MaxCRLEntries, Poll: time.Duration(b.conf.Poll),
-	})
 }
 
 func sleep(ctx context.Context, d time.Duration) error {

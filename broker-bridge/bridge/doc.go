@@ -14,7 +14,9 @@
 //	config.go      configuration file -> Config; field comments are the manual
 //	feed.go        the server's feed over HTTPS
 //	set.go         a validated trust set, and the one file it becomes
-//	validate.go    what a set must be before anything is written; refusal.go names what it was not
+//	validate.go    what a set must be before anything is written: its certificates; crl.go its CRLs; admit.go what needs approval;
+//	               refusal.go names what it was not
+//	trustset.go    from the server's offer to the wanted set
 //	acl.go         device list + topic templates -> ACL file
 //	state.go       what survives a restart; generation.go the last sets that were staged
 //	canary.go      the certificates that a broker is proven with

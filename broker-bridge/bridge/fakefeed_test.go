@@ -41,22 +41,23 @@ type fakeFeed struct {
 	management *testpki.Authority
 	http       *httptest.Server
 
-	mu      sync.Mutex
-	seq     int64
-	trust   int64 // seq of the last trust set change
-	issuers []*fakeIssuer
-	ders    map[string][]byte
-	devices map[string]bool
-	log     []feedapi.Change
-	changed chan struct{}
-	acks    []feedapi.Ack
-	tamper  func(*feedapi.TrustSet, map[string][]byte)
-	down    bool
-	reset   bool // answer the next poll with Reset
-	serials int64
-	canarys int
-	clock   *clock.Clock // nil: the system's
-	codes   map[string]string
+	mu       sync.Mutex
+	seq      int64
+	trust    int64 // seq of the last trust set change
+	issuers  []*fakeIssuer
+	ders     map[string][]byte
+	devices  map[string]bool
+	log      []feedapi.Change
+	changed  chan struct{}
+	acks     []feedapi.Ack
+	tamper   func(*feedapi.TrustSet, map[string][]byte)
+	down     bool
+	reset    bool // answer the next poll with Reset
+	serials  int64
+	canarys  int
+	noCanary string       // issuing CA that there is no canary for
+	clock    *clock.Clock // nil: the system's
+	codes    map[string]string
 }
 
 func newFakeFeed(t *testing.T, issuers ...string) *fakeFeed {
@@ -83,7 +84,12 @@ func (f *fakeFeed) routes() http.Handler {
 	mux.HandleFunc("GET /bridge/v1/crls/{sum}", func(w http.ResponseWriter, r *http.Request) {
 		f.mu.Lock()
 		defer f.mu.Unlock()
-		w.Write(f.ders[r.PathValue("sum")])
+		der, ok := f.ders[r.PathValue("sum")]
+		if !ok {
+			http.Error(w, `{"error":"no such CRL","reason":"not_found"}`, http.StatusNotFound)
+			return
+		}
+		w.Write(der)
 	})
 	mux.HandleFunc("GET /bridge/v1/devices", func(w http.ResponseWriter, _ *http.Request) {
 		f.mu.Lock()
@@ -202,6 +208,10 @@ func (f *fakeFeed) postCanary(w http.ResponseWriter, r *http.Request) {
 	}
 	f.mu.Lock()
 	defer f.mu.Unlock()
+	if req.Issuer == f.noCanary {
+		http.Error(w, `{"error":"its key is offline","reason":"unavailable"}`, http.StatusServiceUnavailable)
+		return
+	}
 	f.canarys++
 	i := f.issuers[slices.IndexFunc(f.issuers, func(i *fakeIssuer) bool { return i.name == req.Issuer })]
 	cert := f.certify(i.ca, fmt.Sprintf("natal-canary-%d", f.canarys), csr.PublicKey)

@@ -32,8 +32,8 @@ func (b *Bridge) kickDue(ctx context.Context) (done []Kick, err error) {
 	for _, k := range b.store.Kicks {
 		listed := b.listed(k)
 		switch {
-		case !listed && b.current.Seq < k.Seq:
-			continue // its CRL is still to come
+		case !listed && b.current.upTo(k.Issuer) < k.Seq:
+			continue // its CRL is still to come, or was refused: he would come straight back
 		case !listed && k.Old:
 			done = append(done, k)
 			continue
@@ -56,9 +56,8 @@ func (b *Bridge) kickDue(ctx context.Context) (done []Kick, err error) {
 }
 
 func (b *Bridge) listed(k Kick) bool {
-	i := b.current.Issuer(k.Issuer)
 	serial, ok := new(big.Int).SetString(k.Serial, 16)
-	return i != nil && ok && i.Revoked(serial)
+	return ok && b.current.lists(k.Issuer, serial)
 }
 
 // measureRefused notes how long after its revocation each waiting certificate was proven to be refused.

@@ -8,6 +8,7 @@ import (
 	"errors"
 	"log/slog"
 	"math/rand/v2"
+	"strings"
 	"sync"
 	"time"
 
@@ -54,8 +55,9 @@ type Bridge struct {
 	lastServer []byte    // the server certificate before want.Server, until that is proven
 	rejected   *rejection
 	parked     *parkedServer
-	refusal    *Refusal // why the newest set was not taken; nil: it was
-	stale      bool     // the trust set must be fetched
+	refusals   []*Refusal // why parts of the newest offer are not in set
+	unproven   *Refusal   // why set was taken back; nil: it was not
+	stale      bool       // the trust set must be fetched
 	broken     failures
 	pace       pacer
 
@@ -238,10 +240,7 @@ func (b *Bridge) acknowledge(ctx context.Context) {
 }
 
 func (b *Bridge) ack() {
-	a := feedapi.Ack{Seq: b.store.Verified, Broker: b.conf.Broker.Name, VerifiedAt: b.store.VerifiedAt}
-	if b.refusal != nil {
-		a.Error = b.refusal.Error()
-	}
+	a := feedapi.Ack{Seq: b.store.Whole, Broker: b.conf.Broker.Name, VerifiedAt: b.store.VerifiedAt, Error: strings.Join(b.problems(), "; ")}
 	for {
 		select {
 		case b.acks <- a:

@@ -22,6 +22,7 @@ type Metrics struct {
 	crlNextUpdate   *prometheus.GaugeVec
 	crlEntries      *prometheus.GaugeVec
 	refusals        *prometheus.CounterVec
+	partsRefused    *prometheus.GaugeVec
 	reload          prometheus.Histogram
 	verify          *prometheus.GaugeVec
 	failOpen        prometheus.Gauge
@@ -72,6 +73,8 @@ func NewMetrics() *Metrics {
 	m.crlNextUpdate = gauges("bridge_crl_next_update_timestamp_seconds", "When the broker begins to refuse every device of the issuer unless it gets a newer CRL, Unix time.", "issuer")
 	m.crlEntries = gauges("bridge_crl_entries", "Revoked certificates in the CRL that the broker was proven to hold.", "issuer", "shard")
 	m.refusals = counters("bridge_validation_failures_total", "What the server offered and the bridge did not take, by reason.", "code", codes...)
+	m.partsRefused = gauges("bridge_parts_refused", "Parts of the newest trust set that are not in place (what was good before is), by reason.", "code")
+	m.refused(nil)
 	m.reload = histogram("bridge_reload_seconds", "From the signal to the broker until the broker was proven.")
 	m.verify = gauges("bridge_verify_result", "1 if the last probe turned out as it must, else 0.", "listener", "probe")
 	m.failOpen = gauge("bridge_fail_open", "1 while the broker accepts a certificate that it must refuse. Page somebody.")
@@ -101,6 +104,17 @@ func counter(r *prometheus.Registry, name, help string) prometheus.Counter {
 // Handler serves the series in Prometheus' text format.
 func (m *Metrics) Handler() http.Handler {
 	return promhttp.HandlerFor(m.registry, promhttp.HandlerOpts{})
+}
+
+// refused counts the parts of the newest set that were not taken.
+func (m *Metrics) refused(refusals []*Refusal) {
+	for _, code := range codes {
+		m.partsRefused.WithLabelValues(code).Set(0)
+	}
+	for _, r := range refusals {
+		m.refusals.WithLabelValues(r.Code).Inc()
+		m.partsRefused.WithLabelValues(r.Code).Inc()
+	}
 }
 
 func (m *Metrics) proven(s *Set) {

@@ -4,6 +4,7 @@ package bridge
 
 import (
 	"bytes"
+	"cmp"
 	"context"
 	"crypto/x509"
 	"encoding/hex"
@@ -11,6 +12,7 @@ import (
 	"errors"
 	"fmt"
 	"os"
+	"slices"
 )
 
 // recover looks at what the run before left. It changes something only if the broker is wrong, or if a broker that is
@@ -108,13 +110,19 @@ func (b *Bridge) readGood(bundle []byte) (*Set, error) {
 	set, err := parseBundle(bundle, b.store.Mark)
 	if err == nil {
 		set.Seq = b.store.Verified
+		for n := range set.Issuers {
+			set.Issuers[n].Seq = cmp.Or(set.Issuers[n].Seq, set.Seq)
+		}
 	}
 	return set, err
 }
 
-// parseBundle reads what Set.Bundle wrote. Names of the issuing CAs come from mark.
+// parseBundle reads what Set.Bundle wrote. What a bundle does not say comes from mark, which may be nil.
 func parseBundle(data []byte, mark *Mark) (*Set, error) {
 	set := &Set{}
+	if mark != nil {
+		set.LeftOut = mark.LeftOut
+	}
 	var others []*x509.Certificate
 	for {
 		var block *pem.Block
@@ -144,7 +152,7 @@ func parseBundle(data []byte, mark *Mark) (*Set, error) {
 				return nil, err
 			}
 			if mark != nil {
-				i.Name = mark.Issuers[i.KeyID]
+				i.Name, i.Seq = mark.Issuers[i.KeyID], mark.CRLs[i.KeyID].Seq
 			}
 			set.Issuers = append(set.Issuers, *i)
 		default:
@@ -160,8 +168,23 @@ func parseBundle(data []byte, mark *Mark) (*Set, error) {
 func issuerOf(crl *x509.RevocationList, certificates []*x509.Certificate) (*Issuer, error) {
 	for _, c := range certificates {
 		if bytes.Equal(c.SubjectKeyId, crl.AuthorityKeyId) && crl.CheckSignatureFrom(c) == nil {
-			return &Issuer{KeyID: hex.EncodeToString(c.SubjectKeyId), Certificate: c, CRL: crl, CRLSHA256: fingerprint(crl.Raw)}, nil
+			return &Issuer{KeyID: hex.EncodeToString(c.SubjectKeyId), Certificate: c, Chain: chainOf(c, certificates),
+				CRL: crl, CRLSHA256: fingerprint(crl.Raw)}, nil
 		}
 	}
 	return nil, fmt.Errorf("a CRL number %v of no certificate in the bundle", crl.Number)
+}
+
+// chainOf finds the certificates between c and its root.
+func chainOf(c *x509.Certificate, certificates []*x509.Certificate) []*x509.Certificate {
+	var chain []*x509.Certificate
+	for range certificates {
+		n := slices.IndexFunc(certificates, func(above *x509.Certificate) bool { return c.CheckSignatureFrom(above) == nil })
+		if n < 0 || bytes.Equal(certificates[n].RawSubject, certificates[n].RawIssuer) {
+			break
+		}
+		c = certificates[n]
+		chain = append(chain, c)
+	}
+	return chain
 }

@@ -9,14 +9,17 @@ import (
 	"encoding/hex"
 	"encoding/pem"
 	"math/big"
+	"slices"
 	"time"
 )
 
-// Set is a validated trust set. It is not changed after Validate made it.
+// Set is a validated trust set. It is not changed once it is wanted.
 type Set struct {
 	Seq     int64
 	Anchors []*x509.Certificate
 	Issuers []Issuer
+	Partial bool     // something that the server offered is not in it
+	LeftOut []string // names of offered issuing CAs that are not in it
 }
 
 // Issuer is an issuing CA with its CRL.
@@ -27,6 +30,11 @@ type Issuer struct {
 	Chain       []*x509.Certificate // between Certificate and an anchor, leaf-most first
 	CRL         *x509.RevocationList
 	CRLSHA256   string // of the DER, lower-case hex
+	Seq         int64  // of the newest set that offered this CRL as good; below Set.Seq if it is kept in place of one that is refused
+}
+
+func (i *Issuer) keepCRL(good *Issuer) {
+	i.CRL, i.CRLSHA256, i.Seq = good.CRL, good.CRLSHA256, good.Seq
 }
 
 // Bundle is the file that stands as both cafile and crlfile: anchors, issuing CAs, intermediates, CRLs, as
@@ -65,6 +73,35 @@ func (s *Set) Issuer(name string) *Issuer {
 	return nil
 }
 
+func (s *Set) byKey(keyID string) *Issuer {
+	for i := range s.Issuers {
+		if s.Issuers[i].KeyID == keyID {
+			return &s.Issuers[i]
+		}
+	}
+	return nil
+}
+
+// lists reports whether a CRL of an issuing CA of that name lists the serial number.
+func (s *Set) lists(issuer string, serial *big.Int) bool {
+	return slices.ContainsFunc(s.Issuers, func(i Issuer) bool { return i.Name == issuer && i.Revoked(serial) })
+}
+
+// upTo is the change up to which the set knows what the issuing CA of that name revoked. Of a CA that was left out
+// it knows nothing; of one that is no longer there, everything.
+func (s *Set) upTo(issuer string) int64 {
+	seq := s.Seq
+	if slices.Contains(s.LeftOut, issuer) {
+		seq = 0
+	}
+	for _, i := range s.Issuers {
+		if i.Name == issuer {
+			seq = min(seq, i.Seq)
+		}
+	}
+	return seq
+}
+
 // Entries is the number of revoked certificates in all CRLs.
 func (s *Set) Entries() int {
 	n := 0
@@ -90,6 +127,7 @@ type Mark struct {
 	Anchors []string           `json:"anchors"` // SHA-256 of the DER, hex
 	Issuers map[string]string  `json:"issuers"` // key id -> name
 	CRLs    map[string]CRLMark `json:"crls"`    // key id -> CRL
+	LeftOut []string           `json:"left_out,omitempty"`
 }
 
 // CRLMark identifies a CRL.
@@ -98,11 +136,12 @@ type CRLMark struct {
 	ThisUpdate time.Time `json:"this_update"`
 	NextUpdate time.Time `json:"next_update"`
 	SHA256     string    `json:"sha256"`
+	Seq        int64     `json:"seq,omitempty"` // Issuer.Seq
 }
 
 // Mark describes s for later comparison.
 func (s *Set) Mark() *Mark {
-	m := &Mark{Seq: s.Seq, Issuers: map[string]string{}, CRLs: map[string]CRLMark{}}
+	m := &Mark{Seq: s.Seq, LeftOut: s.LeftOut, Issuers: map[string]string{}, CRLs: map[string]CRLMark{}}
 	for _, a := range s.Anchors {
 		m.Anchors = append(m.Anchors, fingerprint(a.Raw))
 	}
@@ -113,6 +152,7 @@ func (s *Set) Mark() *Mark {
 			ThisUpdate: i.CRL.ThisUpdate,
 			NextUpdate: i.CRL.NextUpdate,
 			SHA256:     i.CRLSHA256,
+			Seq:        i.Seq,
 		}
 	}
 	return m

@@ -336,9 +336,12 @@ func (s *setup) material(ctx context.Context) error {
 		return err
 	}
 	defer b.Close()
-	set, err := b.fetchSet(ctx)
+	set, refusals, err := b.fetchSet(ctx)
 	if err != nil {
 		return err
+	}
+	if len(refusals) > 0 {
+		return refusals[0] // somebody is looking who can have it repaired
 	}
 	if err := b.readDevices(ctx); err != nil {
 		return err

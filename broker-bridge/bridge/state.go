@@ -23,6 +23,7 @@ type State struct {
 	Since      int64     `json:"since"`    // changes up to here are in Kicks or were no business of ours
 	Synced     int64     `json:"synced"`   // changes up to here were there before this bridge: see Kick.Old
 	Verified   int64     `json:"verified"` // trust set that the broker was proven to hold
+	Whole      int64     `json:"whole"`    // the last of these of which nothing was refused
 	VerifiedAt time.Time `json:"verified_at"`
 	Good       int       `json:"good"` // generation that was proven, one more with each; 0 for none
 	Mark       *Mark     `json:"mark,omitempty"`

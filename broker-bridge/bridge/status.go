@@ -4,7 +4,6 @@ package bridge
 
 import (
 	"encoding/json"
-	"errors"
 	"net/http"
 	"sync"
 	"time"
@@ -21,7 +20,7 @@ type Status struct {
 	VerifiedAt time.Time `json:"verified_at"`
 	Devices    int       `json:"devices"`
 	Pending    int       `json:"kicks_pending"`
-	Refusal    string    `json:"refusal,omitempty"`  // why a newer set is not in place
+	Refusals   []string  `json:"refusals"`           // why parts of the newest set, or all of it, are not in place: "code: detail"
 	Approval   string    `json:"approval,omitempty"` // digest to give to `broker-bridge approve`
 	Failing    []Failing `json:"failing"`
 	CRLs       []CRLInfo `json:"crls"`
@@ -56,19 +55,12 @@ func (b *Bridge) Status() Status {
 func (b *Bridge) publishStatus() {
 	s := Status{
 		Server: b.conf.Server, Broker: b.conf.Broker.Name, Running: true,
-		Ready:    b.held && b.loaded != nil && b.refusal == nil && b.set != nil && b.store.Verified == b.set.Seq,
+		Ready:    b.held && b.loaded != nil && len(b.problems()) == 0 && b.set != nil && b.store.Verified == b.set.Seq,
 		Verified: b.store.Verified, VerifiedAt: b.store.VerifiedAt, Devices: len(b.devices), Pending: len(b.store.Kicks),
-		Failing: []Failing{}, CRLs: []CRLInfo{},
+		Refusals: b.problems(), Approval: b.approval(), Failing: []Failing{}, CRLs: []CRLInfo{},
 	}
 	if b.set != nil {
 		s.FetchedSeq = b.set.Seq
-	}
-	if b.refusal != nil {
-		s.Refusal = b.refusal.Error()
-		var waiting *pendingApproval
-		if errors.As(b.refusal, &waiting) {
-			s.Approval = waiting.digest
-		}
 	}
 	for _, task := range []string{taskDevices, taskChanges, taskTrustSet, taskBroker, taskKicks} {
 		if f, ok := b.broken.tasks[task]; ok {
@@ -92,7 +84,7 @@ func StatusOf(conf *Config) (Status, error) {
 		return Status{}, err
 	}
 	s := Status{Server: conf.Server, Broker: conf.Broker.Name, Verified: st.Verified, VerifiedAt: st.VerifiedAt,
-		Pending: len(st.Kicks), Failing: []Failing{}, CRLs: []CRLInfo{}}
+		Pending: len(st.Kicks), Refusals: []string{}, Failing: []Failing{}, CRLs: []CRLInfo{}}
 	if st.Mark != nil {
 		for id, name := range st.Mark.Issuers {
 			crl := st.Mark.CRLs[id]
@@ -112,7 +104,7 @@ func (b *Bridge) Handler() http.Handler {
 		if !s.Ready {
 			w.WriteHeader(http.StatusServiceUnavailable)
 		}
-		json.NewEncoder(w).Encode(map[string]any{"ready": s.Ready, "refusal": s.Refusal, "failing": s.Failing})
+		json.NewEncoder(w).Encode(map[string]any{"ready": s.Ready, "refusals": s.Refusals, "failing": s.Failing})
 	})
 	mux.HandleFunc("GET /status", func(w http.ResponseWriter, _ *http.Request) {
 		w.Header().Set("Content-Type", "application/json")

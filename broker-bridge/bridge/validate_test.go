@@ -76,9 +76,24 @@ func (o *offer) signCRL(a *testpki.Authority, edit func(*x509.RevocationList)) [
 	return der
 }
 
-func (o *offer) validate(last *Mark, approved ...string) (*Set, error) {
-	return Validate(o.set, o.ders, Rules{Now: time.Now(), Last: last, MaxCRLEntries: 1000, Poll: 30 * time.Second,
-		Approved: func(d string) bool { return slices.Contains(approved, d) }})
+// validate has last as the good set before; nil for none.
+func (o *offer) validate(last *Set, approved ...string) (*Set, []*Refusal) {
+	rules := Rules{Now: time.Now(), MaxCRLEntries: 1000, Poll: 30 * time.Second,
+		Approved: func(d string) bool { return slices.Contains(approved, d) }}
+	if last != nil {
+		rules.Last, rules.Good = last.Mark(), []*Set{last}
+	}
+	return Validate(o.set, o.ders, rules)
+}
+
+// whole is the set of an offer of which nothing must be refused.
+func (o *offer) whole(last *Set, approved ...string) *Set {
+	o.t.Helper()
+	set, refusals := o.validate(last, approved...)
+	if len(refusals) > 0 || set == nil || set.Partial || len(set.LeftOut) > 0 {
+		o.t.Fatalf("set %+v, refused: %v", set, refusals)
+	}
+	return set
 }
 
 func codeOf(err error) string {
@@ -89,13 +104,20 @@ func codeOf(err error) string {
 	return ""
 }
 
+func codesOf(refusals []*Refusal) []string {
+	var codes []string
+	for _, r := range refusals {
+		codes = append(codes, r.Code)
+	}
+	return codes
+}
+
+func digestOf(refusals []*Refusal) string { return (&Bridge{refusals: refusals}).approval() }
+
 func TestValidateTakesAGoodSet(t *testing.T) {
 	t.Parallel()
 	o := newOffer(t)
-	set, err := o.validate(nil)
-	if err != nil {
-		t.Fatal(err)
-	}
+	set := o.whole(nil)
 	if set.Seq != 7 || len(set.Issuers) != 2 || !set.Issuer("devices").Revoked(big.NewInt(99)) || set.Issuer("other").Revoked(big.NewInt(99)) {
 		t.Errorf("set is not what was offered: %+v", set)
 	}
@@ -106,9 +128,7 @@ func TestValidateTakesAGoodSet(t *testing.T) {
 	if again.Issuer("devices") == nil || string(again.Bundle()) != string(set.Bundle()) {
 		t.Error("the bundle does not read back as the set")
 	}
-	if _, err := o.validate(set.Mark()); err != nil {
-		t.Errorf("the same set again: %v", err)
-	}
+	o.whole(set)
 	if strings.Count(string(set.Bundle()), "BEGIN CERTIFICATE") != 3 || strings.Count(string(set.Bundle()), "BEGIN X509 CRL") != 2 {
 		t.Errorf("bundle holds something else than 3 certificates and 2 CRLs")
 	}
@@ -233,13 +253,14 @@ func TestValidateRefuses(t *testing.T) {
 		t.Run(c.name, func(t *testing.T) {
 			t.Parallel()
 			o := newOffer(t)
-			first, err := o.validate(nil)
-			if err != nil {
-				t.Fatal(err)
-			}
+			first := o.whole(nil)
 			c.spoil(o)
-			if _, err := o.validate(first.Mark()); codeOf(err) != c.code {
-				t.Errorf("got %v, want %s", err, c.code)
+			set, refusals := o.validate(first)
+			if len(refusals) == 0 || refusals[0].Code != c.code {
+				t.Errorf("refused: %v, want %s", refusals, c.code)
+			}
+			if set == nil || !set.Partial || string(set.Bundle()) != string(first.Bundle()) {
+				t.Error("the last good set did not stay")
 			}
 		})
 	}
@@ -281,14 +302,9 @@ func TestValidateTakesChangesThatNeedNoApproval(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
 			o := newOffer(t)
-			first, err := o.validate(nil)
-			if err != nil {
-				t.Fatal(err)
-			}
+			first := o.whole(nil)
 			change(o)
-			if _, err := o.validate(first.Mark()); err != nil {
-				t.Error(err)
-			}
+			o.whole(first)
 		})
 	}
 }
@@ -296,23 +312,21 @@ func TestValidateTakesChangesThatNeedNoApproval(t *testing.T) {
 func TestApprovalIsForOneChange(t *testing.T) {
 	t.Parallel()
 	o := newOffer(t)
-	first, err := o.validate(nil)
-	if err != nil {
-		t.Fatal(err)
-	}
+	first := o.whole(nil)
 	o.dropCRL("other")
 	o.set.Issuers = o.set.Issuers[:1]
-	_, err = o.validate(first.Mark())
-	var waiting *pendingApproval
-	if !errors.As(err, &waiting) {
-		t.Fatalf("%v names no approval", err)
+	_, refusals := o.validate(first)
+	digest := digestOf(refusals)
+	if digest == "" {
+		t.Fatalf("%v names no approval", refusals)
 	}
-	if _, err := o.validate(first.Mark(), waiting.digest); err != nil {
-		t.Errorf("approved, and still: %v", err)
+	if set := o.whole(first, digest); set.Issuer("other") != nil {
+		t.Error("approved, and the CA is still there")
 	}
 	root := testpki.Root(t, "foreign")
 	o.set.Anchors = append(o.set.Anchors, string(root.PEM()))
-	if _, err := o.validate(first.Mark(), waiting.digest); err == nil {
+	set, refusals := o.validate(first, digest)
+	if digestOf(refusals) == "" || len(set.Anchors) != 1 || set.Issuer("other") == nil {
 		t.Error("the approval of one change let another one pass")
 	}
 }
@@ -320,15 +334,13 @@ func TestApprovalIsForOneChange(t *testing.T) {
 func TestReplayOfACAThatWentAwayIsNoticed(t *testing.T) {
 	t.Parallel()
 	o := newOffer(t)
-	first, err := o.validate(nil)
-	if err != nil {
-		t.Fatal(err)
-	}
+	first := o.whole(nil)
 	without := *first
 	without.Issuers = slices.DeleteFunc(slices.Clone(first.Issuers), func(i Issuer) bool { return i.Name == "other" })
 	mark := without.Mark().after(first.Mark())
 	o.crl("other", o.other, o.other.CRL(t, 8, time.Hour))
-	if _, err := o.validate(mark); codeOf(err) != CodeCRLReplayed {
-		t.Errorf("got %v, want %s", err, CodeCRLReplayed)
+	set, refusals := Validate(o.set, o.ders, Rules{Now: time.Now(), Last: mark, Good: []*Set{&without}})
+	if !slices.Equal(codesOf(refusals), []string{CodeCRLReplayed}) || set.Issuer("other") != nil || !slices.Equal(set.LeftOut, []string{"other"}) {
+		t.Errorf("refused: %v, set %+v", refusals, set)
 	}
 }

@@ -1,0 +1,104 @@
+// Whom to trust: which of the offered roots and issuing CAs are in, and which of the last good set stay.
+
+package bridge
+
+import (
+	"crypto/x509"
+	"maps"
+	"slices"
+	"strings"
+)
+
+// admit decides about roots and issuing CAs; CRLs come later. What takes trust away or adds a root waits for approval. Until then
+// everything of the last good set stays, and a new issuing CA below one of its roots is in. So it is with a flawed offer, of
+// which something could not be read, but that does not wait for an approval: it wants to be repaired.
+func admit(offered *Set, flawed bool, rules Rules) (*Set, []*Refusal) {
+	var refusals []*Refusal
+	whole := rules.Last == nil
+	if !whole && !flawed {
+		r := checkTrustChange(offered, rules)
+		if r != nil {
+			refusals = append(refusals, r)
+		}
+		whole = r == nil
+	}
+	set := &Set{Seq: offered.Seq, Anchors: offered.Anchors}
+	if !whole {
+		set.Anchors = keptAnchors(offered, rules)
+	}
+	for _, i := range offered.Issuers {
+		if set.byKey(i.KeyID) != nil {
+			refusals = append(refusals, refuse(CodeIssuer, "%s: its key is there twice", i.Name))
+		} else if verifyChain(&i, set.Anchors, rules.Now) == nil {
+			set.Issuers = append(set.Issuers, i)
+		}
+	}
+	if !whole {
+		set.Issuers = append(set.Issuers, keptIssuers(set, rules)...)
+	}
+	return set, refusals
+}
+
+// keptAnchors are the roots of the last good set.
+func keptAnchors(offered *Set, rules Rules) []*x509.Certificate {
+	var kept []*x509.Certificate
+	for _, s := range append([]*Set{offered}, rules.Good...) {
+		for _, a := range s.Anchors {
+			if slices.Contains(rules.Last.Anchors, fingerprint(a.Raw)) && !slices.ContainsFunc(kept, a.Equal) {
+				kept = append(kept, a)
+			}
+		}
+	}
+	return kept
+}
+
+// keptIssuers are the issuing CAs of the last good set that set lacks.
+func keptIssuers(set *Set, rules Rules) []Issuer {
+	var kept []Issuer
+	for _, id := range slices.Sorted(maps.Keys(rules.Last.Issuers)) {
+		if good := rules.good(id); good != nil && set.byKey(id) == nil {
+			kept = append(kept, *good)
+		}
+	}
+	return kept
+}
+
+// checkTrustChange holds back an offer that takes trust away or adds a root until the operator approved exactly
+// this change. A new issuing CA under a root that is already trusted needs no approval.
+func checkTrustChange(offered *Set, rules Rules) *Refusal {
+	code, changes := "", []string(nil)
+	anchors := make([]string, 0, len(offered.Anchors))
+	for _, a := range offered.Anchors {
+		anchors = append(anchors, fingerprint(a.Raw))
+	}
+	for _, a := range anchors {
+		if !slices.Contains(rules.Last.Anchors, a) {
+			code, changes = CodeAnchorAdded, append(changes, "+anchor "+a)
+		}
+	}
+	for _, a := range rules.Last.Anchors {
+		if !slices.Contains(anchors, a) {
+			code, changes = CodeShrunk, append(changes, "-anchor "+a)
+		}
+	}
+	for id, name := range rules.Last.Issuers {
+		if offered.byKey(id) == nil {
+			code, changes = CodeShrunk, append(changes, "-issuer "+name+" "+id)
+		}
+	}
+	if code == "" {
+		return nil
+	}
+	slices.Sort(changes)
+	text := strings.Join(changes, "; ")
+	digest := fingerprint([]byte(text))[:16]
+	if rules.Approved != nil && rules.Approved(digest) {
+		return nil
+	}
+	return &Refusal{Code: code, Detail: text, Err: &pendingApproval{digest: digest}}
+}
+
+// pendingApproval is the cause of a refusal that the operator can lift with `broker-bridge approve`.
+type pendingApproval struct{ digest string }
+
+func (p *pendingApproval) Error() string { return "waits for: broker-bridge approve " + p.digest }
