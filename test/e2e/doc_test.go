@@ -3,7 +3,11 @@
 //
 //	openssl_test.go  a device made of openssl and curl
 //	broker_test.go   a mosquitto with its bridge
+//	session_test.go  a device's bare MQTT connection
 //	ca_*             CAs: made by init, signed elsewhere, taken offline, refused
 //	crl_*            revocation lists
 //	run_*            the first start, and what stands in its way
+//	device_*         from first boot to the broker, and what a device may do there
+//	revoke_*         what a revocation ends, how fast, and the way back
+//	bridge_kill_*, three_years_*    the broker's side over crashes and over time
 package e2e
