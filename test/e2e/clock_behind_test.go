@@ -25,6 +25,7 @@ func TestNothingIsSignedWhileTheClockIsBehind(t *testing.T) {
 
 	time.Sleep(1100 * time.Millisecond) // a server looks for its newest entry once a second
 	clock.Set(t, 54*time.Minute)        // six minutes behind that
+	time.Sleep(100 * time.Millisecond)  // and at the clock every 20 ms
 	harness.Eventually(t, 5*time.Second, "503 while the clock is behind", func() bool {
 		a := d.enroll(t, s, "simpleenroll", code, "--dump-header", "header")
 		if a.status == 200 {
