@@ -11,6 +11,7 @@ import (
 	"strings"
 
 	"github.com/natal-pki/natal/ca"
+	"github.com/natal-pki/natal/internal/atomicfile"
 	"github.com/natal-pki/natal/internal/clock"
 	"github.com/natal-pki/natal/internal/database"
 	"github.com/natal-pki/natal/server/config"
@@ -63,6 +64,11 @@ func (d Dir) ReadSettings(file string) (config.Settings, error) {
 
 // Open opens a complete instance. The caller holds the directory's lock.
 func Open(ctx context.Context, o Options) (*Instance, error) {
+	for _, sub := range []string{"", "keys", "ca", "admin"} {
+		if err := atomicfile.RemoveLeftovers(o.Dir.Path(sub)); err != nil && !errors.Is(err, os.ErrNotExist) {
+			return nil, err
+		}
+	}
 	settings, err := o.Dir.ReadSettings(o.ConfigFile)
 	if err != nil {
 		return nil, err
