@@ -1,0 +1,41 @@
+//go:build testhooks
+
+// The step that belongs to the command line: a file that cannot be written is an error, and the command can be repeated.
+
+package fault_test
+
+import (
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+
+	"github.com/natal-pki/natal/test/e2e/harness"
+	"github.com/natal-pki/natal/test/testpki"
+)
+
+func TestOutputFile(t *testing.T) {
+	t.Parallel()
+	dir := t.TempDir()
+	data := filepath.Join(dir, "data")
+	server := harness.HooksBinary(t, "est-server")
+	pass := testpki.WriteFile(t, filepath.Join(dir, "pass"), []byte("only for a test\n"))
+	harness.MustRun(t, server, "init", "--data", data, "--passphrase-file", pass, "--host", "127.0.0.1")
+	for _, mode := range []string{"notdone", "lost", "crash", "crashafter"} {
+		out := filepath.Join(dir, mode)
+		command := harness.Command{Path: server, Args: []string{"code", "create", "dev-" + mode, "--data", data, "--out", out}, Env: []string{"NATAL_FAULT=server.output:" + mode}}
+		if r := command.Run(t); r.Code == 0 {
+			t.Errorf("%s: no error\n%s", mode, r.Output())
+		}
+		content, err := os.ReadFile(out)
+		if written := mode == "lost" || mode == "crashafter"; written != (err == nil) {
+			t.Errorf("%s: %v", mode, err)
+		}
+		command.Env = nil
+		command.MustRun(t)
+		again, err := os.ReadFile(out)
+		if info, statErr := os.Stat(out); err != nil || statErr != nil || info.Mode().Perm() != 0o600 || len(strings.TrimSpace(string(again))) < 26 || string(again) == string(content) {
+			t.Errorf("%s: repeated: %v, a fresh code: %v", mode, err, string(again) != string(content))
+		}
+	}
+}
