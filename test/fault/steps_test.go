@@ -31,7 +31,9 @@ var elsewhere = map[string][]string{
 	"server/instance/fault_test.go TestInitResumesAtEveryStep": {
 		"instance.begin", "instance.config", "instance.file", "instance.finish", "instance.secret", "instance.server_certificate",
 	},
-	"test/fault/output_test.go TestOutputFile": {"server.output"},
+	"test/fault/bridge_test.go TestBridgeSetup":   {"bridge.setup_file", "bridge.setup_mark"},
+	"test/fault/bridge_test.go TestBridgeApprove": {"bridge.approve"},
+	"test/fault/output_test.go TestOutputFile":    {"server.output"},
 }
 
 // inProcess are the prefixes of the steps that TestServerSteps lets fail, all of them.
