@@ -22,13 +22,12 @@ const (
 	soonest   = 3 * time.Second // in which a killed server is ready again
 )
 
-func TestKillSQLite(t *testing.T) {
-	killRounds(t, 40, harness.ServerOptions{}, "")
-}
-
-func TestKillPostgres(t *testing.T) {
-	url := harness.PostgresURL(t)
-	killRounds(t, 8, harness.ServerOptions{Env: []string{"NATAL_DATABASE_URL=" + url}}, url)
+func TestServerKilledWhileEnrolling(t *testing.T) {
+	t.Run("sqlite", func(t *testing.T) { killRounds(t, 40, harness.ServerOptions{}, "") })
+	t.Run("postgres", func(t *testing.T) {
+		url := harness.PostgresURL(t)
+		killRounds(t, 8, harness.ServerOptions{Env: []string{"NATAL_DATABASE_URL=" + url}}, url)
+	})
 }
 
 func killRounds(t *testing.T, rounds int, o harness.ServerOptions, url string) {

@@ -6,6 +6,7 @@ import (
 	"crypto/x509"
 	"fmt"
 	"net/http"
+	"path/filepath"
 	"sync"
 	"testing"
 
@@ -14,45 +15,64 @@ import (
 
 const racers = 200
 
-func TestOneCodeSQLite(t *testing.T) {
-	oneCode(t, 20, harness.ServerOptions{}, "")
+func TestOneCodeManyKeysOverTLS(t *testing.T) {
+	t.Run("sqlite", func(t *testing.T) { oneCode(t, 20, newSite(t, harness.ServerOptions{}, "")) })
+	t.Run("postgres", func(t *testing.T) {
+		url := harness.PostgresURL(t)
+		oneCode(t, 4, newSite(t, harness.ServerOptions{Env: []string{"NATAL_DATABASE_URL=" + url}}, url))
+	})
+	t.Run("two servers on one postgres", func(t *testing.T) {
+		url := harness.PostgresURL(t)
+		options := harness.ServerOptions{Env: []string{"NATAL_DATABASE_URL=" + url}}
+		one := newSite(t, options, url)
+		options.Data = filepath.Join(t.TempDir(), "data") // keys, passphrase and the key of the codes are shared as files
+		for _, path := range []string{"config.yaml", "passphrase", "trust.pem", "keys", "ca"} {
+			harness.MustRun(t, "/bin/sh", "-c", "mkdir -p $1 && cp -Rp $2 $1", "-", options.Data, filepath.Join(one.Data, path))
+		}
+		oneCode(t, 8, one, newSite(t, options, url))
+	})
 }
 
-func TestOneCodePostgres(t *testing.T) {
-	url := harness.PostgresURL(t)
-	oneCode(t, 4, harness.ServerOptions{Env: []string{"NATAL_DATABASE_URL=" + url}}, url)
-}
-
-func oneCode(t *testing.T, rounds int, o harness.ServerOptions, url string) {
-	s := newSite(t, o, url)
+// oneCode races for one code after the other, at all servers at once.
+func oneCode(t *testing.T, rounds int, sites ...*site) {
 	made := keys(t, racers)
-	clients := s.clients(t, racers)
+	clients := sites[0].clients(t, racers)
+	at := func(n int) *site { return sites[n%len(sites)] }
+	for _, other := range sites[1:] {
+		other.warm(t, clients)
+	}
+	enroll := func(n int, d *device, csr []byte) (int, *x509.Certificate, error) {
+		return at(n).enroll(clients[n], d, csr)
+	}
 	var devices []*device
 	for round := range rounds {
-		d := s.newDevice(t, fmt.Sprintf("dev-%d", round), nil)
+		d := at(round).newDevice(t, fmt.Sprintf("dev-%d", round), nil)
 		requests := make([][]byte, racers)
 		for n := range requests {
 			requests[n] = d.csr(t, made[n])
 		}
-		winner, certificates := s.race(t, d, func(n int) (int, *x509.Certificate, error) { return s.enroll(clients[n], d, requests[n]) })
+		winner, certificates := race(t, d, func(n int) (int, *x509.Certificate, error) { return enroll(n, d, requests[n]) })
 		if len(certificates) != 1 {
 			t.Fatalf("round %d: %d certificates for one code", round+1, len(certificates))
 		}
 		d.got = certificates
-		// The winner may ask again, the others may not.
-		if _, again, err := s.enroll(clients[winner], d, d.csr(t, made[winner])); err != nil || !again.Equal(certificates[0]) {
-			t.Errorf("round %d: the winner, again: %v", round+1, err)
+		// The winner may ask again, at any server; the others may not.
+		for _, s := range sites {
+			if _, again, err := s.enroll(clients[winner], d, d.csr(t, made[winner])); err != nil || !again.Equal(certificates[0]) {
+				t.Errorf("round %d: the winner, again: %v", round+1, err)
+			}
 		}
-		if status, _, _ := s.enroll(clients[(winner+1)%racers], d, requests[(winner+1)%racers]); status != http.StatusUnauthorized {
+		loser := (winner + 1) % racers
+		if status, _, _ := enroll(loser, d, requests[loser]); status != http.StatusUnauthorized {
 			t.Errorf("round %d: another, later: status %d", round+1, status)
 		}
 		devices = append(devices, d)
 	}
-	s.require(t, devices)
+	sites[0].require(t, devices)
 }
 
 // race sends all requests at the same moment and returns who got a certificate.
-func (s *site) race(t *testing.T, d *device, request func(n int) (int, *x509.Certificate, error)) (winner int, certificates []*x509.Certificate) {
+func race(t *testing.T, d *device, request func(n int) (int, *x509.Certificate, error)) (winner int, certificates []*x509.Certificate) {
 	t.Helper()
 	var mu sync.Mutex
 	var wg sync.WaitGroup
