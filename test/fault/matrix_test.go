@@ -10,6 +10,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"maps"
 	"os"
 	"path/filepath"
 	"slices"
@@ -234,4 +235,9 @@ func (w *world) await() {
 			return
 		}
 	}
+}
+
+// serverSteps are the steps that TestServerSteps has to reach.
+func serverSteps(t *testing.T) []string {
+	return slices.DeleteFunc(slices.Sorted(maps.Keys(scan(t))), func(step string) bool { return !isInProcess(step) })
 }

@@ -7,7 +7,6 @@ import (
 	"go/parser"
 	"go/token"
 	"io/fs"
-	"maps"
 	"os"
 	"path/filepath"
 	"slices"
@@ -164,9 +163,4 @@ func declares(t *testing.T, path, name string) bool {
 		f, ok := d.(*ast.FuncDecl)
 		return ok && f.Recv == nil && f.Name.Name == name
 	})
-}
-
-// serverSteps are the steps that TestServerSteps has to reach.
-func serverSteps(t *testing.T) []string {
-	return slices.DeleteFunc(slices.Sorted(maps.Keys(scan(t))), func(step string) bool { return !isInProcess(step) })
 }
