@@ -89,13 +89,17 @@ type device struct {
 
 func (s *site) newDevice(t *testing.T, id string, key crypto.Signer) *device {
 	t.Helper()
-	d := &device{id: id, key: key}
-	var code struct{ Code string }
-	if err := s.operate(http.MethodPost, "/codes", map[string]string{"device": id}, &code); err != nil {
+	d, err := s.tryDevice(id, key)
+	if err != nil {
 		t.Fatal(err)
 	}
-	d.code = code.Code
 	return d
+}
+
+func (s *site) tryDevice(id string, key crypto.Signer) (*device, error) {
+	var code struct{ Code string }
+	err := s.operate(http.MethodPost, "/codes", map[string]string{"device": id}, &code)
+	return &device{id: id, key: key, code: code.Code}, err
 }
 
 // client is an HTTP client of its own address, 127.x.y.z, so that the throttle for wrong codes takes each for somebody else.
