@@ -43,7 +43,7 @@ func TestLostDatabaseIsNotReplaced(t *testing.T) {
 			}
 		}
 		now, err := os.ReadFile(file)
-		if content == nil && !errors.Is(err, os.ErrNotExist) || content != nil && len(content) > 0 && !bytes.Equal(now, content) {
+		if content == nil && !errors.Is(err, os.ErrNotExist) || len(content) > 0 && !bytes.Equal(now, content) {
 			t.Errorf("%s: the file was touched (%d bytes, %v)", name, len(now), err)
 		}
 		testpki.WriteFile(t, file, whole)
