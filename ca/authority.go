@@ -1,18 +1,12 @@
-// The life of a CA: create, sign another, take its key offline.
+// The life of a CA: create, bind to a use, take its key offline.
 
 package ca
 
 import (
-	"bytes"
 	"context"
 	"crypto"
-	"crypto/rand"
-	"crypto/sha256"
 	"crypto/x509"
 	"crypto/x509/pkix"
-	"encoding/hex"
-	"encoding/pem"
-	"errors"
 	"fmt"
 	"regexp"
 	"slices"
@@ -37,26 +31,6 @@ const (
 const UseRoot = "root"
 
 const requesterAuthority = "authority"
-
-// Info describes a CA.
-type Info struct {
-	Name        string
-	Subject     string // RFC 4514
-	Parent      string // name of the CA that signed it; "" for a root and for an external parent
-	State       string
-	Key         string // key spec
-	Use         string // root, broker, birth, management, or "" until a label binds it
-	PublicURL   string // base of the addresses in its certificates
-	Certificate *x509.Certificate
-	Chain       []*x509.Certificate // issuers, up to and including the root
-	KeyOnline   bool
-	CRLValidity time.Duration
-	CRLInterval time.Duration
-	CRLNumber   int64 // of the newest published CRL; 0 = none
-	ThisUpdate  time.Time
-	NextUpdate  time.Time
-	CRLEntries  int
-}
 
 // CreateRequest describes a CA to be made.
 type CreateRequest struct {
@@ -331,87 +305,6 @@ func (a *Authorities) afterActivation(ctx context.Context, name string) error {
 	return err
 }
 
-// Sign signs the CSR of a CA that lives elsewhere, for an installation with an offline root. It returns the certificate, PEM.
-func (a *Authorities) Sign(ctx context.Context, actor, name string, csrPEM []byte, years int) ([]byte, error) {
-	au, err := a.authority(ctx, name)
-	if err != nil {
-		return nil, err
-	}
-	if err := au.mayIssue(); err != nil {
-		return nil, err
-	}
-	if err := a.checkClock(ctx); err != nil {
-		return nil, err
-	}
-	if au.certificate.MaxPathLenZero {
-		return nil, refuse(Conflict, "path_length", "path length exceeded at %s: pathlen 0 allows no CA below it", au.certificate.Subject)
-	}
-	csr, err := parseRequest(csrPEM)
-	if err != nil {
-		return nil, err
-	}
-	if years == 0 {
-		years = 10
-	}
-	if years < 1 || years > 40 {
-		return nil, refuse(Invalid, "ca_years", "a CA lives 1 to 40 years, not %d", years)
-	}
-	p, err := a.prepareCA(au, csr.Subject, csr.PublicKey, years, false)
-	if err != nil {
-		return nil, err
-	}
-	p.template.RawSubject = csr.RawSubject
-	if p, err = a.encodeAgain(au, p, csr.PublicKey); err != nil {
-		return nil, err
-	}
-	sum := sha256.Sum256(csr.Raw)
-	p.row.Requester = "csr:" + hex.EncodeToString(sum[:])
-	p.row.Claim = "serial/" + p.row.Serial
-	if err := a.db.Write(ctx, "ca.intend_signed", func(tx *database.Tx) error { return a.intend(tx, &p.row, actor) }); err != nil {
-		return nil, passThrough("record CA certificate", err)
-	}
-	certificate, err := a.complete(ctx, au, &p.row)
-	if err != nil {
-		return nil, err
-	}
-	return pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: certificate.DER}), nil
-}
-
-// encodeAgain re-encodes p after its template changed.
-func (a *Authorities) encodeAgain(au *authority, p *prepared, public crypto.PublicKey) (*prepared, error) {
-	again, err := a.encode(au, au.certificate, p.template, public, a.clock.Now())
-	if err != nil {
-		return nil, err
-	}
-	again.row.Profile, again.row.RequesterKind = p.row.Profile, p.row.RequesterKind
-	return again, nil
-}
-
-func parseRequest(csrPEM []byte) (*x509.CertificateRequest, error) {
-	block, _ := pem.Decode(csrPEM)
-	if block == nil || !strings.HasSuffix(block.Type, "CERTIFICATE REQUEST") {
-		return nil, refuse(Invalid, "csr", "want a PKCS#10 request in PEM")
-	}
-	csr, err := x509.ParseCertificateRequest(block.Bytes)
-	if err != nil {
-		return nil, &Error{Kind: Invalid, Rule: "csr", Detail: "the request cannot be read", Err: err}
-	}
-	spec, err := profile.KeySpec(csr.PublicKey)
-	if err == nil && !slices.Contains(keystore.Specs, spec) {
-		err = fmt.Errorf("key %s is not one of %s", spec, strings.Join(keystore.Specs, ", "))
-	}
-	if err != nil {
-		return nil, refuse(ProfileViolation, "key_type", "%v", err)
-	}
-	if err := csr.CheckSignature(); err != nil {
-		return nil, refuse(Invalid, "csr_signature", "the request is not signed by its own key")
-	}
-	if len(bytes.TrimSpace(csr.RawSubject)) <= 2 {
-		return nil, refuse(Invalid, "csr", "the request has no subject")
-	}
-	return csr, nil
-}
-
 // Offline publishes a last CRL, writes the CA's encrypted key to the file out and removes it from this machine. What failed half-way is
 // done by calling it again with the same file.
 func (a *Authorities) Offline(ctx context.Context, actor, name, out string) error {
@@ -471,121 +364,4 @@ func (a *Authorities) BindUse(tx *database.Tx, name, use string) error {
 		a.changes.Append(tx, feedapi.Change{At: a.clock.Now(), Kind: feedapi.TrustSetChanged})
 	}
 	return tx.TouchConfiguration()
-}
-
-// List returns all CAs, by name.
-func (a *Authorities) List(ctx context.Context) ([]Info, error) {
-	if err := a.current(ctx); err != nil {
-		return nil, err
-	}
-	a.mu.RLock()
-	names := make([]string, 0, len(a.live))
-	for name := range a.live {
-		names = append(names, name)
-	}
-	a.mu.RUnlock()
-	slices.Sort(names)
-	list := make([]Info, 0, len(names))
-	for _, name := range names {
-		info, err := a.Get(ctx, name)
-		if err != nil {
-			return nil, err
-		}
-		list = append(list, info)
-	}
-	return list, nil
-}
-
-// Get returns one CA.
-func (a *Authorities) Get(ctx context.Context, name string) (Info, error) {
-	au, err := a.authority(ctx, name)
-	if err != nil {
-		return Info{}, err
-	}
-	r := &au.row
-	info := Info{
-		Name: r.Name, Subject: r.Subject, Parent: r.Parent, State: r.State, Key: r.KeySpec, Use: r.Use, PublicURL: r.PublicURL, Certificate: au.certificate, Chain: au.chain,
-		CRLValidity: time.Duration(r.CRLValidity) * time.Millisecond, CRLInterval: time.Duration(r.CRLInterval) * time.Millisecond,
-	}
-	info.KeyOnline = keystore.Exists(a.dir, r.KeyURI)
-	var crl crlRow
-	switch err := a.db.Get(ctx, &crl, "SELECT "+crlSummary+" FROM crls WHERE authority = ? ORDER BY number DESC LIMIT 1", name); {
-	case err == nil:
-		info.CRLNumber, info.ThisUpdate, info.NextUpdate, info.CRLEntries = crl.Number, moment(crl.ThisUpdate), moment(crl.NextUpdate), int(crl.Entries)
-	case !isNoRows(err):
-		return Info{}, unavailable("read CRL", err)
-	}
-	return info, nil
-}
-
-// CSR returns the PKCS#10 request of a CA, PEM, for an external parent.
-func (a *Authorities) CSR(ctx context.Context, name string) ([]byte, error) {
-	au, err := a.authority(ctx, name)
-	if err != nil {
-		return nil, err
-	}
-	return pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE REQUEST", Bytes: au.row.CSR}), nil
-}
-
-// certificateRequest is signed by the CA's key and asks for a CA below which there is none.
-func certificateRequest(key crypto.Signer, subject pkix.Name) ([]byte, error) {
-	algorithm, _, err := signatureAlgorithm(key.Public())
-	if err != nil {
-		return nil, err
-	}
-	der, err := x509.CreateCertificateRequest(rand.Reader, &x509.CertificateRequest{Subject: subject, SignatureAlgorithm: algorithm}, key)
-	if err != nil {
-		return nil, &Error{Kind: Invalid, Rule: "encoding", Detail: "the request cannot be encoded", Err: err}
-	}
-	return der, nil
-}
-
-var errSubject = errors.New("want a subject such as CN=NAME,O=ORGANISATION,C=DE")
-
-// parseSubject reads "CN=a,O=b,C=DE" (RFC 4514, with the attributes that a CA's name has).
-func parseSubject(s string) (pkix.Name, error) {
-	var name pkix.Name
-	types := map[string][]int{"CN": {2, 5, 4, 3}, "O": {2, 5, 4, 10}, "OU": {2, 5, 4, 11}, "C": {2, 5, 4, 6}, "ST": {2, 5, 4, 8}, "L": {2, 5, 4, 7}, "SERIALNUMBER": {2, 5, 4, 5}}
-	for _, part := range splitEscaped(s) {
-		key, value, ok := strings.Cut(part, "=")
-		oid, known := types[strings.ToUpper(strings.TrimSpace(key))]
-		value = strings.TrimSpace(value)
-		if !ok || !known || value == "" || len(value) > 64 {
-			return name, fmt.Errorf("%w: %q", errSubject, part)
-		}
-		name.ExtraNames = append(name.ExtraNames, pkix.AttributeTypeAndValue{Type: oid, Value: value})
-		if strings.EqualFold(strings.TrimSpace(key), "CN") {
-			name.CommonName = value
-		}
-	}
-	if name.CommonName == "" {
-		return name, fmt.Errorf("%w: there is no CN", errSubject)
-	}
-	slices.Reverse(name.ExtraNames) // RFC 4514 writes the last RDN first
-	return name, nil
-}
-
-// splitEscaped splits at commas that no backslash precedes.
-func splitEscaped(s string) []string {
-	var parts []string
-	var part strings.Builder
-	for i := 0; i < len(s); i++ {
-		switch {
-		case s[i] == '\\' && i+1 < len(s):
-			i++
-			part.WriteByte(s[i])
-		case s[i] == ',':
-			parts = append(parts, part.String())
-			part.Reset()
-		default:
-			part.WriteByte(s[i])
-		}
-	}
-	return append(parts, part.String())
-}
-
-// sameKey compares two public keys.
-func sameKey(a, b crypto.PublicKey) bool {
-	k, ok := a.(interface{ Equal(crypto.PublicKey) bool })
-	return ok && k.Equal(b)
 }

@@ -9,8 +9,8 @@
 // (state "issued"). Only then is there an answer. What a crash leaves "intended" is finished by Sweep or by the
 // requester's repeat.
 //
-// Files: ca.go (Authorities, what is in memory), authority.go (a CA's life: create, sign, offline), external.go (CSR
-// and import), issue.go, sign.go (TBS bytes and signature), certificate.go (the records), revoke.go, crl.go, schedule.go, profiles.go, errors.go.
+// Files: ca.go (Authorities, what is in memory), authority.go (a CA's life: create, bind, offline), info.go (what
+// others see), foreign.go (CSRs out and in), external.go (import), subject.go (names), issue.go, sign.go (TBS bytes and signature), certificate.go (the records), revoke.go, crl.go, schedule.go, profiles.go, errors.go.
 package ca
 
 import (

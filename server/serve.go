@@ -183,7 +183,7 @@ func (s *server) warn(ctx context.Context) {
 	}
 	for _, info := range infos {
 		if info.Use == ca.UseRoot && info.KeyOnline {
-			s.log.Warn("the key of a root CA is on this machine: take it away with `est-server ca offline`", "ca", info.Name)
+			s.log.Warn("the key of a root CA is on this machine: take it away with `est-server ca offline "+info.Name+" --out FILE`", "ca", info.Name)
 		}
 	}
 }

@@ -207,7 +207,7 @@ func TestAdministrators(t *testing.T) {
 	t.Parallel()
 	a, i := newAPI(t)
 	csr := string(testpki.CSRPEM(testpki.CSR(t, testpki.Key(t, "ec:P-256"), "whatever the CSR says", nil)))
-	body, err := json.Marshal(NewAdministrator{Name: "olga", Role: RoleOperator, CSR: csr})
+	body, err := json.Marshal(NewAdministrator{Name: "operator-1", Role: RoleOperator, CSR: csr})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -217,17 +217,17 @@ func TestAdministrators(t *testing.T) {
 		t.Fatalf("add: %d %s", w.Code, w.Body)
 	}
 	leaf := testpki.ParsePEM(t, []byte(identity.Certificate))[0]
-	if leaf.Subject.String() != "CN=natal-admin-olga" {
+	if leaf.Subject.String() != "CN=natal-admin-operator-1" {
 		t.Errorf("subject %s", leaf.Subject)
 	}
 	if w := request(a, RoleAdministrator, "POST", Base+"/admins", string(body)); w.Code != http.StatusConflict {
 		t.Errorf("added twice: %d", w.Code)
 	}
 	// A device of the same name is somebody else, and its end is not hers.
-	if _, err := i.Book.AddDevice(t.Context(), "test", "olga", registration.Default, nil); err != nil {
+	if _, err := i.Book.AddDevice(t.Context(), "test", "operator-1", registration.Default, nil); err != nil {
 		t.Fatal(err)
 	}
-	if _, err := i.Book.RevokeDevice(t.Context(), "test", "olga", "keyCompromise"); err != nil {
+	if _, err := i.Book.RevokeDevice(t.Context(), "test", "operator-1", "keyCompromise"); err != nil {
 		t.Fatal(err)
 	}
 	record, err := i.CA.ByDER(t.Context(), leaf)
@@ -246,7 +246,7 @@ func TestAdministrators(t *testing.T) {
 	if got := get("/audit/verify"); got != 403 {
 		t.Errorf("operator reads the audit log: %d", got)
 	}
-	if w := request(a, RoleAdministrator, "DELETE", Base+"/admins/olga", ""); w.Code != 204 {
+	if w := request(a, RoleAdministrator, "DELETE", Base+"/admins/operator-1", ""); w.Code != 204 {
 		t.Fatalf("remove: %d %s", w.Code, w.Body)
 	}
 	if got := get("/devices"); got != 401 {
@@ -272,7 +272,7 @@ func TestRemovingAnAdministrator(t *testing.T) {
 			t.Fatal(err)
 		}
 	}
-	old, bridge := addAdmin(t, a, "olga", RoleOperator), addAdmin(t, a, "mqtt", RoleBridge)
+	old, bridge := addAdmin(t, a, "operator-1", RoleOperator), addAdmin(t, a, "mqtt", RoleBridge)
 	canary, err := i.CA.Issue(ctx, ca.Request{
 		CA: "devices", Profile: feed.CanaryProfile, Device: feed.CanaryPrefix + "1", PublicKey: installation.Key(t).Public(),
 		RequesterKind: feed.RequesterKind, Requester: bridge.Device, Actor: "test",
@@ -281,12 +281,12 @@ func TestRemovingAnAdministrator(t *testing.T) {
 		t.Fatal(err)
 	}
 	execute("CREATE TRIGGER broken BEFORE UPDATE ON certificates BEGIN SELECT RAISE(ABORT, 'broken'); END")
-	for _, name := range []string{"olga", "mqtt"} {
+	for _, name := range []string{"operator-1", "mqtt"} {
 		if w := request(a, RoleAdministrator, "DELETE", Base+"/admins/"+name, ""); w.Code != 500 {
 			t.Errorf("remove %s while nothing can be revoked: %d", name, w.Code)
 		}
 	}
-	if got, role, err := a.roleOf(ctx, old); got != "olga" || role != RoleOperator || err != nil {
+	if got, role, err := a.roleOf(ctx, old); got != "operator-1" || role != RoleOperator || err != nil {
 		t.Errorf("half removed: %q %q %v", got, role, err)
 	}
 	execute("DROP TRIGGER broken")
@@ -294,7 +294,7 @@ func TestRemovingAnAdministrator(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	for _, name := range []string{"olga", "mqtt"} {
+	for _, name := range []string{"operator-1", "mqtt"} {
 		if w := request(a, RoleAdministrator, "DELETE", Base+"/admins/"+name, ""); w.Code != 204 {
 			t.Fatalf("remove %s: %d %s", name, w.Code, w.Body)
 		}
@@ -311,7 +311,7 @@ func TestRemovingAnAdministrator(t *testing.T) {
 		t.Errorf("bridges are not told of the canary: %+v, %v", told, err)
 	}
 	i.Clock.Advance(time.Second)
-	again := addAdmin(t, a, "olga", RoleAdministrator)
+	again := addAdmin(t, a, "operator-1", RoleAdministrator)
 	if _, role, err := a.roleOf(ctx, again); role != RoleAdministrator || err != nil {
 		t.Errorf("added again: %q, %v", role, err)
 	}
@@ -324,7 +324,7 @@ func TestRemovingAnAdministrator(t *testing.T) {
 func TestAddingAnAdministratorFails(t *testing.T) {
 	t.Parallel()
 	a, i := newAPI(t)
-	first := addAdmin(t, a, "olga", RoleOperator)
+	first := addAdmin(t, a, "operator-1", RoleOperator)
 	csr := string(testpki.CSRPEM(testpki.CSR(t, testpki.Key(t, "ec:P-256"), "x", nil)))
 	add := func(name string) int {
 		body, err := json.Marshal(NewAdministrator{Name: name, Role: RoleAdministrator, CSR: csr})
@@ -340,17 +340,17 @@ func TestAddingAnAdministratorFails(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if got := add("olga"); got != http.StatusConflict {
-		t.Errorf("a second olga: %d", got)
+	if got := add("operator-1"); got != http.StatusConflict {
+		t.Errorf("a second operator-1: %d", got)
 	}
 	if got := add("otto"); got != http.StatusServiceUnavailable {
 		t.Errorf("otto: %d", got)
 	}
 	if _, role, err := a.roleOf(t.Context(), first); role != RoleOperator || err != nil {
-		t.Errorf("the first olga: %q, %v", role, err)
+		t.Errorf("the first operator-1: %q, %v", role, err)
 	}
 	var names []string
-	if err := i.DB.Select(t.Context(), &names, "SELECT name FROM administrators"); err != nil || !slices.Equal(names, []string{"olga"}) {
+	if err := i.DB.Select(t.Context(), &names, "SELECT name FROM administrators"); err != nil || !slices.Equal(names, []string{"operator-1"}) {
 		t.Errorf("administrators: %v, %v", names, err)
 	}
 	certs, err := i.CA.Certificates(t.Context(), ca.Filter{Device: "natal-admin-otto"})

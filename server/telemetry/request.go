@@ -34,6 +34,9 @@ type Request struct {
 	Duration    time.Duration
 }
 
+// reasonWaiting is the refusal of an issuance while a CA waits for its certificate.
+const reasonWaiting = "ca_waiting"
+
 // Record counts r and writes its log record: errors of the server as errors, refusals of an issuance as warnings.
 func (m *Metrics) Record(ctx context.Context, log *slog.Logger, r Request) {
 	m.requests.WithLabelValues(r.Operation, r.Label, strconv.Itoa(r.Status), r.Reason).Inc()
@@ -48,6 +51,8 @@ func (m *Metrics) Record(ctx context.Context, log *slog.Logger, r Request) {
 	}
 	level := slog.LevelInfo
 	switch {
+	case r.Reason == reasonWaiting: // an operator has still to import the CA's certificate, and knows
+		level = slog.LevelWarn
 	case r.Status >= 500 && r.Status != 501:
 		level = slog.LevelError
 	case r.Reason != ReasonOK && enrolling && !r.Challenge:

@@ -1,0 +1,77 @@
+// What others see of the CAs.
+
+package ca
+
+import (
+	"context"
+	"crypto/x509"
+	"slices"
+	"time"
+
+	"github.com/natal-pki/natal/ca/keystore"
+)
+
+// Info describes a CA.
+type Info struct {
+	Name        string
+	Subject     string // RFC 4514
+	Parent      string // name of the CA that signed it; "" for a root and for an external parent
+	State       string
+	Key         string // key spec
+	Use         string // root, broker, birth, management, or "" until a label binds it
+	PublicURL   string // base of the addresses in its certificates
+	Certificate *x509.Certificate
+	Chain       []*x509.Certificate // issuers, up to and including the root
+	KeyOnline   bool
+	CRLValidity time.Duration
+	CRLInterval time.Duration
+	CRLNumber   int64 // of the newest published CRL; 0 = none
+	ThisUpdate  time.Time
+	NextUpdate  time.Time
+	CRLEntries  int
+}
+
+// List returns all CAs, by name.
+func (a *Authorities) List(ctx context.Context) ([]Info, error) {
+	if err := a.current(ctx); err != nil {
+		return nil, err
+	}
+	a.mu.RLock()
+	names := make([]string, 0, len(a.live))
+	for name := range a.live {
+		names = append(names, name)
+	}
+	a.mu.RUnlock()
+	slices.Sort(names)
+	list := make([]Info, 0, len(names))
+	for _, name := range names {
+		info, err := a.Get(ctx, name)
+		if err != nil {
+			return nil, err
+		}
+		list = append(list, info)
+	}
+	return list, nil
+}
+
+// Get returns one CA.
+func (a *Authorities) Get(ctx context.Context, name string) (Info, error) {
+	au, err := a.authority(ctx, name)
+	if err != nil {
+		return Info{}, err
+	}
+	r := &au.row
+	info := Info{
+		Name: r.Name, Subject: r.Subject, Parent: r.Parent, State: r.State, Key: r.KeySpec, Use: r.Use, PublicURL: r.PublicURL, Certificate: au.certificate, Chain: au.chain,
+		CRLValidity: time.Duration(r.CRLValidity) * time.Millisecond, CRLInterval: time.Duration(r.CRLInterval) * time.Millisecond,
+	}
+	info.KeyOnline = keystore.Exists(a.dir, r.KeyURI)
+	var crl crlRow
+	switch err := a.db.Get(ctx, &crl, "SELECT "+crlSummary+" FROM crls WHERE authority = ? ORDER BY number DESC LIMIT 1", name); {
+	case err == nil:
+		info.CRLNumber, info.ThisUpdate, info.NextUpdate, info.CRLEntries = crl.Number, moment(crl.ThisUpdate), moment(crl.NextUpdate), int(crl.Entries)
+	case !isNoRows(err):
+		return Info{}, unavailable("read CRL", err)
+	}
+	return info, nil
+}
