@@ -88,10 +88,10 @@ func TestServerSteps(t *testing.T) {
 	}
 }
 
-// The same for the requests of devices, on PostgreSQL.
+// The same for first enrollments, on PostgreSQL.
 func TestServerStepsPostgres(t *testing.T) {
 	for _, op := range operations() {
-		if !strings.HasPrefix(op.name, "enroll") {
+		if !strings.HasPrefix(op.name, "enroll by") {
 			continue
 		}
 		t.Run(op.name, func(t *testing.T) {
@@ -180,15 +180,19 @@ func run(w *world, a attempt, at int, steps []string, mode fault.Mode, next stri
 			w.t.Error(err)
 		}
 		w.hold()
-	case restart:
-		w.settle()
-		fallthrough
-	case same:
+	case same, restart:
+		if next == restart {
+			w.settle()
+		}
 		if err := a.act(); err != nil && (a.already == nil || !a.already(err)) {
 			w.t.Errorf("the same again: %v", err)
 		}
 	}
-	w.settle()
+	if next == restart {
+		w.await()
+	} else {
+		w.settle()
+	}
 	if next != another && !a.done() {
 		w.t.Error("in the end it is not done")
 	}
