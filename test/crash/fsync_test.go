@@ -41,9 +41,10 @@ func TestFailedSyncStopsIssuing(t *testing.T) {
 			}
 			break
 		}
-		if !refused || !strings.Contains(tracer.Output(), "INJECTED") {
+		if !refused {
 			t.Fatalf("nothing was refused:\n%s", tracer.Output())
 		}
+		harness.Eventually(t, 10*time.Second, "strace to tell of the failed sync", func() bool { return strings.Contains(tracer.Output(), "INJECTED") })
 		tracer.Stop(t)
 		// The disk is well again; the server does not know what is on it.
 		for range 3 {

@@ -10,6 +10,7 @@ import (
 	"os/exec"
 	"path/filepath"
 	"strings"
+	"sync"
 	"testing"
 	"time"
 )
@@ -26,12 +27,21 @@ func Eventually(t testing.TB, limit time.Duration, what string, ok func() bool) 
 	}
 }
 
-// FreeAddress is a loopback HOST:PORT that nothing listens on. The port is below the range that the kernel gives to
-// outgoing connections, so only another listener could take it in the meantime.
+// ports hands out each port once. A test process has a window of its own, so that those running beside it take others.
+var ports = struct {
+	sync.Mutex
+	window, next int
+}{window: 15000 + os.Getpid()%17*1000, next: rand.IntN(1000)}
+
+// FreeAddress is a loopback HOST:PORT that nothing listens on, another one at each call. The port is below the range that the kernel
+// gives to outgoing connections, so only another listener could take it in the meantime.
 func FreeAddress(t testing.TB) string {
 	t.Helper()
-	for range 100 {
-		address := fmt.Sprintf("127.0.0.1:%d", 15000+rand.IntN(17000))
+	ports.Lock()
+	defer ports.Unlock()
+	for range 1000 {
+		address := fmt.Sprintf("127.0.0.1:%d", ports.window+ports.next%1000)
+		ports.next++
 		l, err := net.Listen("tcp", address)
 		if err != nil {
 			continue
