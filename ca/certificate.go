@@ -110,7 +110,7 @@ func SerialHex(serial *big.Int) string { return fmt.Sprintf("%034x", serial) }
 // ParseSerial reads a serial number as people type it: hex, with or without colons, any case.
 func ParseSerial(s string) (string, error) {
 	n, ok := new(big.Int).SetString(strings.ReplaceAll(strings.TrimPrefix(strings.ToLower(s), "0x"), ":", ""), 16)
-	if !ok || n.Sign() <= 0 || n.BitLen() > 159 {
+	if !ok || strings.Contains(s, "+") || n.Sign() <= 0 || n.BitLen() > 159 {
 		return "", refuse(Invalid, "serial", "%q is not a serial number in hex", s)
 	}
 	return SerialHex(n), nil

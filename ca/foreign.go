@@ -3,7 +3,6 @@
 package ca
 
 import (
-	"bytes"
 	"context"
 	"crypto"
 	"crypto/rand"
@@ -96,7 +95,7 @@ func parseRequest(csrPEM []byte) (*x509.CertificateRequest, error) {
 	if err := csr.CheckSignature(); err != nil {
 		return nil, refuse(Invalid, "csr_signature", "the request is not signed by its own key")
 	}
-	if len(bytes.TrimSpace(csr.RawSubject)) <= 2 {
+	if len(csr.RawSubject) <= 2 {
 		return nil, refuse(Invalid, "csr", "the request has no subject")
 	}
 	return csr, nil

@@ -251,7 +251,7 @@ func TestParseSerial(t *testing.T) {
 		"01:23:45:67:89:AB:CD:EF:01:23:45:67:89:ab:cd:ef:01": full,
 		full[1:]: full, // as openssl prints it without the leading zero
 		"1":      strings.Repeat("0", 33) + "1",
-		"":       "", "0": "", "-1": "", "xyz": "", "12 34": "", "+5": strings.Repeat("0", 33) + "5", strings.Repeat("f", 40): "",
+		"":       "", "0": "", "-1": "", "xyz": "", "12 34": "", "+5": "", "0x+5": "", strings.Repeat("f", 40): "",
 	} {
 		got, err := ParseSerial(given)
 		if got != want || (err == nil) != (want != "") {
