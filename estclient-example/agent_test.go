@@ -114,9 +114,9 @@ func TestLifeOfADevice(t *testing.T) {
 	if code := agent.Stop(t); code != 0 {
 		t.Errorf("stopped with exit code %d", code)
 	}
-	if strings.Count(b.Output(), "Client SN-000001 disconnected") < 2 {
-		t.Error("the agent did not say goodbye to the broker")
-	}
+	harness.Eventually(t, 10*time.Second, "the agent's goodbye at the broker", func() bool {
+		return strings.Count(b.Output(), "Client SN-000001 disconnected") >= 2
+	})
 }
 
 var telemetrySerial = regexp.MustCompile(`"certificate_serial":"([0-9a-f]+)"`)
