@@ -61,10 +61,13 @@ type authorityRow struct {
 	CRLValidity int64  `db:"crl_validity"`
 	CRLInterval int64  `db:"crl_interval"`
 	CRLNumber   int64  `db:"crl_number"` // the highest that was ever reserved
+	Shards      int64  `db:"shards"`     // of its CRL; fixed for ever
+	Replaces    string `db:"replaces"`   // name of the CA that it takes over from; "" if none
+	Crosses     []byte `db:"crosses"`    // DER certificates that link a new root and the one it replaces, one after the other
 	CreatedAt   int64  `db:"created_at"`
 }
 
-const authorityColumns = "name, subject, parent, state, key_spec, key_uri, profile_use, public_url, csr, certificate, chain, crl_validity, crl_interval, crl_number, created_at"
+const authorityColumns = "name, subject, parent, state, key_spec, key_uri, profile_use, public_url, csr, certificate, chain, crl_validity, crl_interval, crl_number, shards, replaces, crosses, created_at"
 
 func newAuthority(r authorityRow) (*authority, error) {
 	au := &authority{row: r}
@@ -185,7 +188,7 @@ func (a *Authorities) Create(ctx context.Context, actor string, req CreateReques
 	now := a.clock.Now()
 	row := authorityRow{
 		Name: req.Name, Subject: subject.String(), Parent: req.Parent, State: Waiting, KeySpec: req.Key, KeyURI: "file:keys/" + req.Name + ".pem", Use: req.Use,
-		PublicURL: strings.TrimRight(req.PublicURL, "/"), CRLValidity: req.CRLValidity.Milliseconds(), CRLInterval: req.CRLInterval.Milliseconds(), CreatedAt: now.UnixMilli(),
+		PublicURL: strings.TrimRight(req.PublicURL, "/"), CRLValidity: req.CRLValidity.Milliseconds(), CRLInterval: req.CRLInterval.Milliseconds(), Shards: 1, CreatedAt: now.UnixMilli(),
 	}
 	key, err := keystore.Create(a.dir, row.KeyURI, req.Key, a.passphrase)
 	if err != nil {
@@ -224,8 +227,8 @@ func (a *Authorities) Create(ctx context.Context, actor string, req CreateReques
 // is finished by Sweep.
 func (a *Authorities) recordCA(ctx context.Context, actor string, row *authorityRow, p *prepared) error {
 	err := a.db.Write(ctx, "ca.create", func(tx *database.Tx) error {
-		_, err := tx.Exec("INSERT INTO authorities ("+authorityColumns+") VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
-			row.Name, row.Subject, row.Parent, row.State, row.KeySpec, row.KeyURI, row.Use, row.PublicURL, row.CSR, nil, nil, row.CRLValidity, row.CRLInterval, 0, row.CreatedAt)
+		_, err := tx.Exec("INSERT INTO authorities ("+authorityColumns+") VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
+			row.Name, row.Subject, row.Parent, row.State, row.KeySpec, row.KeyURI, row.Use, row.PublicURL, row.CSR, nil, nil, row.CRLValidity, row.CRLInterval, 0, row.Shards, row.Replaces, nil, row.CreatedAt)
 		if database.IsUnique(err) {
 			return refuse(Conflict, "ca_exists", "CA %q exists", row.Name)
 		}

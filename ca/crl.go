@@ -41,6 +41,7 @@ type CRL struct {
 
 type crlRow struct {
 	Authority  string `db:"authority"`
+	Shard      int64  `db:"shard"`
 	Number     int64  `db:"number"`
 	ThisUpdate int64  `db:"this_update"`
 	NextUpdate int64  `db:"next_update"`
@@ -51,7 +52,7 @@ type crlRow struct {
 }
 
 const (
-	crlSummary = "authority, number, this_update, next_update, issued_at, entries, sha256"
+	crlSummary = "authority, shard, number, this_update, next_update, issued_at, entries, sha256"
 	crlColumns = crlSummary + ", der"
 )
 
@@ -288,7 +289,7 @@ func (a *Authorities) storeCRL(ctx context.Context, actor string, au *authority,
 		if err != nil || newest != basis || newest > r.Number {
 			return err
 		}
-		if _, err := tx.Exec("INSERT INTO crls ("+crlColumns+") VALUES (?, ?, ?, ?, ?, ?, ?, ?)", r.Authority, r.Number, r.ThisUpdate, r.NextUpdate, r.IssuedAt, r.Entries, r.SHA256, r.DER); err != nil {
+		if _, err := tx.Exec("INSERT INTO crls ("+crlColumns+") VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)", r.Authority, r.Shard, r.Number, r.ThisUpdate, r.NextUpdate, r.IssuedAt, r.Entries, r.SHA256, r.DER); err != nil {
 			return err
 		}
 		if _, err := tx.Exec("DELETE FROM crls WHERE authority = ? AND number <= ?", r.Authority, r.Number-crlsKept); err != nil {

@@ -32,6 +32,7 @@ type row struct {
 	Device     string `db:"device"`
 	Label      string `db:"label"`
 	Profile    string `db:"profile"`
+	Service    string `db:"service"`
 	Issuer     string `db:"issuer"`
 	Serial     string `db:"serial"`
 	Reason     string `db:"reason"`
@@ -43,7 +44,7 @@ type row struct {
 func (l *Log) Append(tx *database.Tx, c feedapi.Change) {
 	r := row{At: c.At.UnixMilli(), Kind: c.Kind}
 	if d := c.Device; d != nil {
-		r.Device, r.Label, r.Profile = d.ID, d.Label, d.Profile
+		r.Device, r.Label, r.Profile, r.Service = d.ID, d.Label, d.Profile, d.Service
 	}
 	if v := c.Revoked; v != nil {
 		r.Device, r.Issuer, r.Serial, r.Reason = v.Device, v.Issuer, v.Serial, v.Reason
@@ -55,8 +56,8 @@ func (l *Log) Append(tx *database.Tx, c feedapi.Change) {
 		if err := tx.Get(&r.Seq, "UPDATE counters SET value = value + 1 WHERE name = 'changes' RETURNING value"); err != nil {
 			return fmt.Errorf("change log: %w", err)
 		}
-		_, err := tx.Exec("INSERT INTO changes (seq, at, kind, device, label, profile, issuer, serial, reason, superseded) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
-			r.Seq, r.At, r.Kind, r.Device, r.Label, r.Profile, r.Issuer, r.Serial, r.Reason, r.Superseded)
+		_, err := tx.Exec("INSERT INTO changes (seq, at, kind, device, label, profile, service, issuer, serial, reason, superseded) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
+			r.Seq, r.At, r.Kind, r.Device, r.Label, r.Profile, r.Service, r.Issuer, r.Serial, r.Reason, r.Superseded)
 		if err != nil {
 			return fmt.Errorf("change log: %w", err)
 		}
@@ -100,7 +101,7 @@ func (l *Log) TrustSetSeq(ctx context.Context) (int64, error) {
 // Since returns up to limit changes after seq, ascending.
 func (l *Log) Since(ctx context.Context, seq int64, limit int) ([]feedapi.Change, error) {
 	var rows []row
-	if err := l.db.Select(ctx, &rows, "SELECT seq, at, kind, device, label, profile, issuer, serial, reason, superseded FROM changes WHERE seq > ? ORDER BY seq LIMIT ?", seq, limit); err != nil {
+	if err := l.db.Select(ctx, &rows, "SELECT seq, at, kind, device, label, profile, service, issuer, serial, reason, superseded FROM changes WHERE seq > ? ORDER BY seq LIMIT ?", seq, limit); err != nil {
 		return nil, fmt.Errorf("change log: %w", err)
 	}
 	list := make([]feedapi.Change, 0, len(rows))
@@ -108,7 +109,7 @@ func (l *Log) Since(ctx context.Context, seq int64, limit int) ([]feedapi.Change
 		c := feedapi.Change{Seq: r.Seq, At: time.UnixMilli(r.At).UTC(), Kind: r.Kind}
 		switch r.Kind {
 		case feedapi.DeviceAdded, feedapi.DeviceRemoved:
-			c.Device = &feedapi.Device{ID: r.Device, Label: r.Label, Profile: r.Profile}
+			c.Device = &feedapi.Device{ID: r.Device, Label: r.Label, Profile: r.Profile, Service: r.Service}
 		case feedapi.CertificateRevoked:
 			c.Revoked = &feedapi.Revoked{Serial: r.Serial, Issuer: r.Issuer, Device: r.Device, Reason: r.Reason, RevokedAt: c.At, Superseded: r.Superseded == 1}
 		}

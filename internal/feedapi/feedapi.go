@@ -52,8 +52,9 @@ type Devices struct {
 // Device is an end entity that may use the broker (state new or generated).
 type Device struct {
 	ID      string `json:"id"`
-	Label   string `json:"label"`   // "default" for the path without a label
-	Profile string `json:"profile"` // of the label
+	Label   string `json:"label"`             // "default" for the path without a label
+	Profile string `json:"profile"`           // of the label
+	Service string `json:"service,omitempty"` // the application it belongs to: {service} in the topics of its ACL block; "" if none
 }
 
 // Changes are in ascending order of Seq, without gaps that matter.

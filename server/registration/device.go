@@ -44,18 +44,20 @@ type EndEntity struct {
 }
 
 type entityRow struct {
-	ID         string `db:"id"`
-	Label      string `db:"label"`
-	State      string `db:"state"`
-	BoundKind  string `db:"bound_kind"`
-	BoundTo    string `db:"bound_to"`
-	SANs       string `db:"sans"`
-	Generation int64  `db:"generation"`
-	CreatedAt  int64  `db:"created_at"`
-	UpdatedAt  int64  `db:"updated_at"`
+	ID          string `db:"id"`
+	Label       string `db:"label"`
+	State       string `db:"state"`
+	BoundKind   string `db:"bound_kind"`
+	BoundTo     string `db:"bound_to"`
+	SANs        string `db:"sans"`
+	Generation  int64  `db:"generation"`
+	Service     string `db:"service"`
+	SuspendedAt int64  `db:"suspended_at"`
+	CreatedAt   int64  `db:"created_at"`
+	UpdatedAt   int64  `db:"updated_at"`
 }
 
-const entityColumns = "id, label, state, bound_kind, bound_to, sans, generation, created_at, updated_at"
+const entityColumns = "id, label, state, bound_kind, bound_to, sans, generation, service, suspended_at, created_at, updated_at"
 
 func (r *entityRow) entity() (EndEntity, error) {
 	e := EndEntity{ID: r.ID, Label: r.Label, State: r.State, BoundKind: r.BoundKind, BoundTo: r.BoundTo, Generation: r.Generation, CreatedAt: moment(r.CreatedAt), UpdatedAt: moment(r.UpdatedAt)}
@@ -95,7 +97,7 @@ func (b *Book) addEntity(tx *database.Tx, actor, id string, l Label, sans []stri
 	err = tx.Get(&twin, "SELECT "+entityColumns+" FROM end_entities WHERE lower(id) = ?", strings.ToLower(id))
 	switch {
 	case isNoRows(err):
-		_, err = tx.Exec("INSERT INTO end_entities ("+entityColumns+") VALUES (?, ?, 'new', '', '', ?, 1, ?, ?)", id, l.Name, names, now.UnixMilli(), now.UnixMilli())
+		_, err = tx.Exec("INSERT INTO end_entities ("+entityColumns+") VALUES (?, ?, 'new', '', '', ?, 1, '', 0, ?, ?)", id, l.Name, names, now.UnixMilli(), now.UnixMilli())
 	case err == nil && twin.ID == id && twin.State == StateHistorical:
 		_, err = tx.Exec("UPDATE end_entities SET label = ?, state = 'new', bound_kind = '', bound_to = '', sans = ?, generation = generation + 1, updated_at = ? WHERE id = ?", l.Name, names, now.UnixMilli(), id)
 	case err == nil && twin.ID == id:

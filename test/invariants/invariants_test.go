@@ -134,7 +134,7 @@ func TestHarmIsFound(t *testing.T) {
 		{"an audit entry changed", "INV-11", []string{"UPDATE audit SET actor = 'x' WHERE seq = 7"}},
 		{"an audit entry removed", "INV-11", []string{"DELETE FROM audit WHERE seq = 7"}},
 		{"the end of the audit log removed", "INV-11", []string{"DELETE FROM audit WHERE seq > 20"}},
-		{"a device from nowhere", "INV-11", []string{"INSERT INTO end_entities SELECT 'dev-9', label, 'new', '', '', sans, generation, created_at, updated_at FROM end_entities WHERE id = 'dev-4'"}},
+		{"a device from nowhere", "INV-11", []string{"INSERT INTO end_entities SELECT 'dev-9', label, 'new', '', '', sans, generation, service, suspended_at, created_at, updated_at FROM end_entities WHERE id = 'dev-4'"}},
 		{"a revocation from nowhere", "INV-11", []string{"UPDATE certificates SET state = 'revoked', reason = 'superseded', revoked_at = 1 WHERE device = 'dev-6'"}},
 		{"a CRL from nowhere", "INV-11", []string{"UPDATE crls SET number = 3 WHERE authority = 'management'"}},
 		{"a gap in the changes", "INV-11", []string{"DELETE FROM changes WHERE seq = 2"}},

@@ -4,7 +4,7 @@ CREATE TABLE counters (
     name  TEXT   NOT NULL PRIMARY KEY,
     value BIGINT NOT NULL
 );
-INSERT INTO counters (name, value) VALUES ('changes', 0), ('configuration', 1);
+INSERT INTO counters (name, value) VALUES ('changes', 0), ('configuration', 1), ('epoch', 1), ('revocations', 0);
 
 CREATE TABLE audit (
     seq      BIGINT NOT NULL PRIMARY KEY,
@@ -48,11 +48,15 @@ CREATE TABLE authorities (
     crl_validity BIGINT NOT NULL,
     crl_interval BIGINT NOT NULL,
     crl_number   BIGINT NOT NULL,
+    shards       BIGINT NOT NULL,
+    replaces     TEXT   NOT NULL,
+    crosses      BLOB,
     created_at   BIGINT NOT NULL
 );
 
 CREATE TABLE crls (
     authority   TEXT   NOT NULL,
+    shard       BIGINT NOT NULL,
     number      BIGINT NOT NULL,
     this_update BIGINT NOT NULL,
     next_update BIGINT NOT NULL,
@@ -91,6 +95,8 @@ CREATE TABLE end_entities (
     bound_to   TEXT   NOT NULL,
     sans       TEXT   NOT NULL,
     generation BIGINT NOT NULL,
+    service    TEXT   NOT NULL,
+    suspended_at BIGINT NOT NULL,
     created_at BIGINT NOT NULL,
     updated_at BIGINT NOT NULL
 );
@@ -143,7 +149,20 @@ CREATE UNIQUE INDEX certificates_claim ON certificates (claim);
 CREATE INDEX certificates_device ON certificates (device);
 CREATE INDEX certificates_renews ON certificates (renews) WHERE renews <> '';
 CREATE INDEX certificates_revoked ON certificates (issuer, revoked_at) WHERE revoked_at > 0;
+CREATE INDEX certificates_spki ON certificates (spki_sha256);
+CREATE INDEX certificates_state ON certificates (state, serial) WHERE state <> 'issued';
+CREATE INDEX certificates_expiry ON certificates (not_after, serial) WHERE state = 'issued';
 CREATE INDEX certificates_intended ON certificates (created_at) WHERE state = 'intended';
+
+-- What was revoked, held or taken back, in the order in which it was committed: CRLs and OCSP answers follow it.
+CREATE TABLE revocations (
+    seq        BIGINT NOT NULL PRIMARY KEY,
+    issuer     TEXT   NOT NULL,
+    serial     TEXT   NOT NULL,
+    reason     TEXT   NOT NULL,
+    revoked_at BIGINT NOT NULL,
+    not_after  BIGINT NOT NULL
+);
 
 CREATE TABLE changes (
     seq        BIGINT NOT NULL PRIMARY KEY,
@@ -152,6 +171,7 @@ CREATE TABLE changes (
     device     TEXT   NOT NULL,
     label      TEXT   NOT NULL,
     profile    TEXT   NOT NULL,
+    service    TEXT   NOT NULL,
     issuer     TEXT   NOT NULL,
     serial     TEXT   NOT NULL,
     reason     TEXT   NOT NULL,
