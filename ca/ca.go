@@ -10,7 +10,7 @@
 // requester's repeat.
 //
 // Files: ca.go (Authorities, what is in memory), authority.go (a CA's life: create, bind, offline), info.go (what
-// others see), foreign.go (CSRs out and in), external.go (import), subject.go (names), issue.go, sign.go (TBS bytes and signature), certificate.go (the records), revoke.go, crl.go, schedule.go, profiles.go, errors.go.
+// others see), foreign.go (CSRs out and in), external.go (import), subject.go (names), issue.go, sign.go (TBS bytes and signature), certificate.go (the records), revoke.go, revocations.go (their log), crl.go, schedule.go, profiles.go, errors.go.
 package ca
 
 import (

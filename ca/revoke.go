@@ -68,10 +68,16 @@ func (a *Authorities) RevokeInTx(tx *database.Tx, now time.Time, actor string, c
 	if reason == hold {
 		state, from = Held, "('issued')"
 	}
-	rows, err := tx.Exec("UPDATE certificates SET state = ?, reason = ?, revoked_at = ? WHERE serial = ? AND issuer = ? AND state IN "+from, state, reason, now.UnixMilli(), c.Serial, c.Issuer)
-	if err != nil || rows == 0 {
+	var notAfter int64
+	err = tx.Get(&notAfter, "UPDATE certificates SET state = ?, reason = ?, revoked_at = ? WHERE serial = ? AND issuer = ? AND state IN "+from+" RETURNING not_after",
+		state, reason, now.UnixMilli(), c.Serial, c.Issuer)
+	if isNoRows(err) {
+		return false, nil
+	}
+	if err != nil {
 		return false, err
 	}
+	logRevocation(tx, revocation{Issuer: c.Issuer, Serial: c.Serial, Reason: reason, RevokedAt: now.UnixMilli(), NotAfter: notAfter})
 	if err := a.tellBridges(tx, now, c, reason); err != nil {
 		return false, err
 	}
@@ -150,13 +156,16 @@ func (a *Authorities) Unhold(ctx context.Context, actor, serial string) (Certifi
 	}
 	ctx = context.WithoutCancel(ctx)
 	err = a.db.Write(ctx, "ca.unhold", func(tx *database.Tx) error {
-		rows, err := tx.Exec("UPDATE certificates SET state = 'issued', reason = '', revoked_at = 0 WHERE serial = ? AND issuer = ? AND state = 'held'", found.Serial, found.Issuer)
+		var notAfter int64
+		err := tx.Get(&notAfter, "UPDATE certificates SET state = 'issued', reason = '', revoked_at = 0 WHERE serial = ? AND issuer = ? AND state = 'held' RETURNING not_after",
+			found.Serial, found.Issuer)
+		if isNoRows(err) {
+			return refuse(Conflict, "certificate_state", "certificate %s is %s, not held: revocation is final", found.Serial, found.State)
+		}
 		if err != nil {
 			return err
 		}
-		if rows == 0 {
-			return refuse(Conflict, "certificate_state", "certificate %s is %s, not held: revocation is final", found.Serial, found.State)
-		}
+		logRevocation(tx, revocation{Issuer: found.Issuer, Serial: found.Serial, NotAfter: notAfter})
 		return a.append(tx, audit.Entry{Actor: actor, Action: "certificate_unheld", Object: found.Serial, Detail: map[string]string{"issuer": found.Issuer, "device": found.Device}})
 	})
 	if err != nil {
