@@ -29,7 +29,7 @@ type setupMosquitto struct {
 	ControlListen    string   `default:"127.0.0.1:8884" placeholder:"HOST:PORT" help:"Address of the control listener, loopback (${default})."`
 	User             string   `default:"mosquitto" help:"User that the broker runs as; - leaves owner and group (${default}). Without root they are left."`
 	PIDFile          string   `name:"pid-file" placeholder:"FILE" help:"pid_file of the broker. Default: the packaged broker's if DIR is below /etc/mosquitto, else DIR/broker/mosquitto.pid."`
-	Topic            []string `sep:"none" placeholder:"RULE" help:"What each device may do, such as \"write /admin/{id}/attrs\"; repeat for more. Default: write v1/devices/me/telemetry."`
+	Topic            []string `sep:"none" placeholder:"RULE" help:"What each device may do, such as \"write /{service}/{id}/attrs\"; repeat for more. Default: write v1/devices/me/telemetry."`
 	ACLHead          string   `name:"acl-head" placeholder:"FILE" help:"Rules to keep above the devices in the access control list."`
 	MetricsListen    string   `default:"127.0.0.1:9102" placeholder:"HOST:PORT" help:"Address for metrics and health (${default})."`
 }

@@ -44,7 +44,7 @@ func TestClockBehind(t *testing.T) {
 			_, err = i.CA.IssueCRL(ctx, "test", "devices")
 			wantError(t, err, ca.Unavailable, "clock_behind")
 			// What an operator does is logged, with the time that the clock shows.
-			if _, err := i.Book.AddDevice(ctx, "test", "dev-"+time.Now().Format("150405.000000000"), registration.Default, nil); err != nil {
+			if _, err := i.Book.AddDevice(ctx, "test", registration.NewDevice{ID: "dev-" + time.Now().Format("150405.000000000"), Label: registration.Default}); err != nil {
 				t.Fatal(err)
 			}
 		}

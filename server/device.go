@@ -27,12 +27,14 @@ type deviceAdd struct {
 	ID    string   `arg:"" help:"Device id: letters, digits, . _ -, at most 64."`
 	Label string   `help:"Label it enrolls at." default:"default" placeholder:"LABEL"`
 	SAN   []string `help:"Further name it may have in a certificate: dns:NAME or ip:ADDRESS." name:"san" placeholder:"NAME"`
+
+	Service string `help:"Application it belongs to: bridges put it where {service} stands in a topic." placeholder:"NAME"`
 }
 
 func (c *deviceAdd) Run(a *app) error {
 	return a.with(func(api *api) error {
 		var out admin.Device
-		if err := api.call(http.MethodPost, "/devices", admin.NewDevice{ID: c.ID, Label: c.Label, SANs: c.SAN}, &out); err != nil {
+		if err := api.call(http.MethodPost, "/devices", admin.NewDevice{ID: c.ID, Label: c.Label, SANs: c.SAN, Service: c.Service}, &out); err != nil {
 			return err
 		}
 		return c.show(a, out, func(w io.Writer) { fmt.Fprintf(w, "device %s is %s at label %s\n", out.ID, out.State, out.Label) })
@@ -111,7 +113,7 @@ func (c *deviceShow) Run(a *app) error {
 		}
 		out.Certificates = certs.Items
 		return c.show(a, out, func(w io.Writer) {
-			fields(w, "id", out.ID, "state", out.State, "label", out.Label, "bound to", strings.TrimSpace(out.BoundKind+" "+out.BoundTo),
+			fields(w, "id", out.ID, "state", out.State, "label", out.Label, "service", out.Service, "bound to", strings.TrimSpace(out.BoundKind+" "+out.BoundTo),
 				"names", strings.Join(out.SANs, ", "), "created", stamp(out.CreatedAt))
 			printCertificates(w, out.Certificates)
 		})

@@ -9,6 +9,7 @@ import (
 	"bytes"
 	"errors"
 	"fmt"
+	"maps"
 	"regexp"
 	"slices"
 	"strings"
@@ -20,13 +21,14 @@ var deviceID = regexp.MustCompile(`^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$`)
 // reservedPrefix begins the names that the product keeps for itself, in any case.
 const reservedPrefix = "natal-"
 
-// Topic is a rule that each device gets, with {id} for its id.
+// Topic is a rule that each device gets, with {id} for its id and {service} for its service. A device without a service does not get the
+// rules that name one.
 type Topic struct {
 	Access  string // read, write or readwrite
-	Pattern string // "v1/devices/me/telemetry", "/admin/{id}/attrs"
+	Pattern string // "v1/devices/me/telemetry", "/{service}/{id}/attrs"
 }
 
-// ParseTopic reads "write /admin/{id}/attrs".
+// ParseTopic reads "write /{service}/{id}/attrs".
 func ParseTopic(text string) (Topic, error) {
 	access, pattern, ok := strings.Cut(strings.TrimSpace(text), " ")
 	t := Topic{Access: access, Pattern: strings.TrimSpace(pattern)}
@@ -42,11 +44,13 @@ func ParseTopic(text string) (Topic, error) {
 	if strings.HasPrefix(t.Pattern, "$CONTROL") {
 		return t, fmt.Errorf("topic %q: no device may control the broker", text)
 	}
-	if rest := strings.ReplaceAll(t.Pattern, "{id}", ""); strings.ContainsAny(rest, "{}") {
-		return t, fmt.Errorf("topic %q: only {id} is replaced", text)
+	if rest := placeholders.Replace(t.Pattern); strings.ContainsAny(rest, "{}") {
+		return t, fmt.Errorf("topic %q: only {id} and {service} are replaced", text)
 	}
 	return t, nil
 }
+
+var placeholders = strings.NewReplacer("{id}", "", "{service}", "")
 
 // ACL renders access lists. The zero value is not usable; see NewACL.
 type ACL struct {
@@ -116,33 +120,45 @@ func (a *ACL) Allows(id string) error {
 	return nil
 }
 
+// AllowsService is Allows for a device's service: a name, or none.
+func (a *ACL) AllowsService(service string) error {
+	if service != "" && !deviceID.MatchString(service) {
+		return refuse(CodeDeviceID, "%.80q is not the name of a service", service)
+	}
+	return nil
+}
+
 // Devices is the file for the device listener. Users of the head get nothing here: a listener on which a name is all
 // that is known must not give a service's rights to a certificate that happens to bear its name.
-func (a *ACL) Devices(ids []string) []byte { return a.render(a.shared, ids) }
+// devices are the services ("" for none) by device id.
+func (a *ACL) Devices(devices map[string]string) []byte { return a.render(a.shared, devices) }
 
 // Services is the file for a listener of the operator's own services: the whole head verbatim, then the devices.
-func (a *ACL) Services(ids []string) []byte { return a.render(a.head, ids) }
+func (a *ACL) Services(devices map[string]string) []byte { return a.render(a.head, devices) }
 
-func (a *ACL) render(head []byte, ids []string) []byte {
-	sorted := slices.Clone(ids)
-	slices.Sort(sorted)
-	sorted = slices.Compact(sorted)
+func (a *ACL) render(head []byte, devices map[string]string) []byte {
+	sorted := slices.Sorted(maps.Keys(devices))
 	var b bytes.Buffer
 	b.Grow(len(head) + 64 + len(sorted)*(16+48*len(a.topics)))
 	b.Write(head)
 	b.WriteString("# devices: written by broker-bridge, changes here are lost\n")
 	for _, id := range sorted {
-		if a.Allows(id) != nil {
+		service := devices[id]
+		if a.Allows(id) != nil || a.AllowsService(service) != nil {
 			continue
 		}
+		fill := strings.NewReplacer("{id}", id, "{service}", service)
 		b.WriteString("user ")
 		b.WriteString(id)
 		b.WriteByte('\n')
 		for _, t := range a.topics {
+			if service == "" && strings.Contains(t.Pattern, "{service}") {
+				continue
+			}
 			b.WriteString("topic ")
 			b.WriteString(t.Access)
 			b.WriteByte(' ')
-			b.WriteString(strings.ReplaceAll(t.Pattern, "{id}", id))
+			b.WriteString(fill.Replace(t.Pattern))
 			b.WriteByte('\n')
 		}
 	}

@@ -23,6 +23,15 @@ func mustTopics(t *testing.T, texts ...string) []Topic {
 	return out
 }
 
+// devices have no service.
+func devices(ids ...string) map[string]string {
+	m := map[string]string{}
+	for _, id := range ids {
+		m[id] = ""
+	}
+	return m
+}
+
 func TestACLGrammar(t *testing.T) {
 	t.Parallel()
 	head := "user iotagent\ntopic read /#\n"
@@ -32,11 +41,27 @@ func TestACLGrammar(t *testing.T) {
 	}
 	want := head + "# devices: written by broker-bridge, changes here are lost\nuser 24f6\ntopic write /admin/24f6/attrs\n" +
 		"user 24f60\ntopic write /admin/24f60/attrs\n"
-	if got := string(a.Services([]string{"24f60", "24f6", "24f6"})); got != want {
+	if got := string(a.Services(devices("24f60", "24f6"))); got != want {
 		t.Errorf("got\n%s\nwant\n%s", got, want)
 	}
-	if got := string(a.Devices([]string{"24f6"})); strings.Contains(got, "iotagent") || strings.Contains(got, "/#") {
+	if got := string(a.Devices(devices("24f6"))); strings.Contains(got, "iotagent") || strings.Contains(got, "/#") {
 		t.Errorf("the device listener's list gives a service's rights:\n%s", got)
+	}
+}
+
+func TestACLOfServices(t *testing.T) {
+	t.Parallel()
+	a, err := NewACL(nil, mustTopics(t, "write /{service}/{id}/attrs", "read d/{id}"), nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	got := string(a.Devices(map[string]string{
+		"a": "admin", "b": "", "c": "{id}", "d": "a/b", "e": "+", "f": "#", "g": "x\nuser h", "i": "a b", "service": "id", "admin": "a",
+	}))
+	want := "# devices: written by broker-bridge, changes here are lost\nuser a\ntopic write /admin/a/attrs\ntopic read d/a\n" +
+		"user admin\ntopic write /a/admin/attrs\ntopic read d/admin\nuser b\ntopic read d/b\nuser service\ntopic write /id/service/attrs\ntopic read d/service\n"
+	if got != want {
+		t.Errorf("got\n%s\nwant\n%s", got, want)
 	}
 }
 
@@ -75,7 +100,7 @@ func TestACLRefusesIDs(t *testing.T) {
 			t.Errorf("%.40q: %v", id, err)
 		}
 	}
-	if got, want := a.Devices(bad), a.Devices(nil); !bytes.Equal(got, want) {
+	if got, want := a.Devices(devices(bad...)), a.Devices(nil); !bytes.Equal(got, want) {
 		t.Errorf("something of a bad id came through:\n%s", got)
 	}
 	for _, id := range []string{"a", "0", "SN-000001", "a.b_c-d", strings.Repeat("a", 64), "natal", "nata-l"} {
@@ -115,7 +140,7 @@ func TestTenThousandDevicesRenderInUnderASecond(t *testing.T) {
 		ids[i] = fmt.Sprintf("device-%05d", i)
 	}
 	start := time.Now()
-	if n := bytes.Count(a.Devices(ids), []byte("user ")); n != len(ids) {
+	if n := bytes.Count(a.Devices(devices(ids...)), []byte("user ")); n != len(ids) {
 		t.Errorf("%d users", n)
 	}
 	if took := time.Since(start); took > promised(time.Second) {

@@ -5,8 +5,6 @@ package bridge
 import (
 	"context"
 	"errors"
-	"maps"
-	"slices"
 	"time"
 
 	"github.com/natal-pki/natal/internal/fault"
@@ -34,9 +32,9 @@ func (b *Bridge) readDevices(ctx context.Context) error {
 			return err
 		}
 	}
-	b.devices, b.devicesSeq = make(map[string]struct{}, len(d.Devices)), d.Seq
+	b.devices, b.devicesSeq = make(map[string]string, len(d.Devices)), d.Seq
 	for _, one := range d.Devices {
-		b.addDevice(one.ID)
+		b.addDevice(one)
 	}
 	b.renderACL()
 	return nil
@@ -44,20 +42,24 @@ func (b *Bridge) readDevices(ctx context.Context) error {
 
 func (b *Bridge) heard() { b.metrics.sourceSuccess.Set(float64(b.clock.Now().Unix())) }
 
-func (b *Bridge) addDevice(id string) {
-	if err := b.acl.Allows(id); err != nil {
+func (b *Bridge) addDevice(d feedapi.Device) {
+	err := b.acl.Allows(d.ID)
+	if err == nil {
+		err = b.acl.AllowsService(d.Service)
+	}
+	if err != nil {
+		delete(b.devices, d.ID)
 		b.metrics.refusals.WithLabelValues(CodeDeviceID).Inc()
 		b.log.Warn("device not in the access control list", "error", err)
 		return
 	}
-	b.devices[id] = struct{}{}
+	b.devices[d.ID] = d.Service
 }
 
 func (b *Bridge) renderACL() {
-	ids := slices.Collect(maps.Keys(b.devices))
-	b.want.ACL, b.want.Services = b.acl.Devices(ids), nil
+	b.want.ACL, b.want.Services = b.acl.Devices(b.devices), nil
 	if b.conf.Broker.ServicesFile != "" {
-		b.want.Services = b.acl.Services(ids)
+		b.want.Services = b.acl.Services(b.devices)
 	}
 	b.metrics.devices.Set(float64(len(b.devices)))
 }
@@ -132,7 +134,7 @@ func (b *Bridge) deviceChanged(c feedapi.Change) bool {
 		return false
 	}
 	if c.Kind == feedapi.DeviceAdded {
-		b.addDevice(c.Device.ID)
+		b.addDevice(*c.Device)
 	} else {
 		delete(b.devices, c.Device.ID)
 	}

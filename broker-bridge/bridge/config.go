@@ -33,7 +33,7 @@ type Config struct {
 // ACLConfig says what each device may do.
 type ACLConfig struct {
 	Head     string   `yaml:"head"`     // file that is kept verbatim above the devices; optional
-	Topics   []string `yaml:"topics"`   // "ACCESS TOPIC" for each device, {id} is its id; default "write v1/devices/me/telemetry"
+	Topics   []string `yaml:"topics"`   // "ACCESS TOPIC" for each device, {id} is its id, {service} its service; default "write v1/devices/me/telemetry"
 	Reserved []string `yaml:"reserved"` // names that are no device, besides the users of the head and "natal-..."
 }
 

@@ -44,8 +44,8 @@ type Bridge struct {
 	acl      *ACL
 
 	// Of the loop alone.
-	cursor     int64               // changes have been read up to here
-	devices    map[string]struct{} // what the ACL is made from; nil until it was read once
+	cursor     int64             // changes have been read up to here
+	devices    map[string]string // services by device id: what the ACL is made from; nil until it was read once
 	devicesSeq int64
 	set        *Set      // last valid set
 	want       Material  // what the broker should hold: of set, devices and the last renewal

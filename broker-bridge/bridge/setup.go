@@ -215,7 +215,8 @@ func (s *setup) configuration(context.Context) error {
 	}
 	conf.setDefaults(s.Out)
 	var b bytes.Buffer
-	b.WriteString("# Written by `broker-bridge setup mosquitto`; docs/broker.md and configs/broker-bridge.yaml explain each key.\n")
+	b.WriteString("# Written by `broker-bridge setup mosquitto`; docs/broker.md and configs/broker-bridge.yaml explain each key.\n" +
+		"# A topic may name the device's id and its service: write /{service}/{id}/attrs\n")
 	enc := yaml.NewEncoder(&b)
 	enc.SetIndent(2)
 	if err := enc.Encode(conf); err != nil {

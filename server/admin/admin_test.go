@@ -224,7 +224,7 @@ func TestAdministrators(t *testing.T) {
 		t.Errorf("added twice: %d", w.Code)
 	}
 	// A device of the same name is somebody else, and its end is not hers.
-	if _, err := i.Book.AddDevice(t.Context(), "test", "operator-1", registration.Default, nil); err != nil {
+	if _, err := i.Book.AddDevice(t.Context(), "test", registration.NewDevice{ID: "operator-1", Label: registration.Default}); err != nil {
 		t.Fatal(err)
 	}
 	if _, err := i.Book.RevokeDevice(t.Context(), "test", "operator-1", "keyCompromise"); err != nil {
@@ -418,7 +418,7 @@ func TestCodeIsShownOnce(t *testing.T) {
 		}
 	}
 	// Without a label the next code is for the device's own.
-	if _, err := i.Book.AddDevice(t.Context(), "test", "mqtt.example.com", "bridge", nil); err != nil {
+	if _, err := i.Book.AddDevice(t.Context(), "test", registration.NewDevice{ID: "mqtt.example.com", Label: "bridge"}); err != nil {
 		t.Fatal(err)
 	}
 	w = request(a, RoleAdministrator, "POST", Base+"/codes", `{"device":"mqtt.example.com"}`)

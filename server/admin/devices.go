@@ -35,7 +35,7 @@ func (a *API) registerDevices() {
 		if err := a.mayRegister(ctx, c, in.Body.ID, label, in.Body.SANs); err != nil {
 			return Device{}, err
 		}
-		device, err := a.cfg.Book.AddDevice(ctx, c.Actor, in.Body.ID, label, in.Body.SANs)
+		device, err := a.cfg.Book.AddDevice(ctx, c.Actor, registration.NewDevice{ID: in.Body.ID, Label: label, SANs: in.Body.SANs, Service: in.Body.Service})
 		return showDevice(device), err
 	})
 	handle(a, operators, http.MethodPost, "/devices/{id}/revoke", "Revoke a device and all its certificates", func(ctx context.Context, c Caller, in *struct {
@@ -66,6 +66,6 @@ func (a *API) registerDevices() {
 func showDevice(e registration.EndEntity) Device {
 	return Device{
 		ID: e.ID, Label: e.Label, State: e.State, BoundKind: e.BoundKind, BoundTo: e.BoundTo,
-		SANs: e.SANs, Generation: e.Generation, CreatedAt: e.CreatedAt,
+		SANs: e.SANs, Service: e.Service, Generation: e.Generation, CreatedAt: e.CreatedAt,
 	}
 }

@@ -120,6 +120,7 @@ type Device struct {
 	BoundKind  string    `json:"bound_kind,omitempty" doc:"what it first authenticated with: code, birth"`
 	BoundTo    string    `json:"bound_to,omitempty"`
 	SANs       []string  `json:"sans,omitempty" doc:"dns:NAME, ip:ADDRESS"`
+	Service    string    `json:"service,omitempty" doc:"the application it belongs to; bridges put it where {service} stands in a topic"`
 	Generation int64     `json:"generation" doc:"counts re-admissions"`
 	CreatedAt  time.Time `json:"created_at"`
 }
@@ -129,6 +130,8 @@ type NewDevice struct {
 	ID    string   `json:"id"`
 	Label string   `json:"label,omitempty" doc:"default: default"`
 	SANs  []string `json:"sans,omitempty" doc:"dns:NAME, ip:ADDRESS"`
+
+	Service string `json:"service,omitempty" doc:"the application it belongs to: letters, digits, . _ -, at most 64"`
 }
 
 // Reason says why something is revoked.

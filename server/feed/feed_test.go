@@ -233,7 +233,7 @@ func TestLongPolls(t *testing.T) {
 			w.get(t, fmt.Sprintf("/bridge/v1/changes?since=%d&wait=20s", w.seq(t)), nil, &got)
 			return len(got.Changes) > 0 && got.Changes[0].Kind == feedapi.DeviceAdded && got.Changes[0].Device.ID == "SN-2"
 		}, func() error {
-			_, err := w.Book.AddDevice(t.Context(), "test", "SN-2", registration.Default, nil)
+			_, err := w.Book.AddDevice(t.Context(), "test", registration.NewDevice{ID: "SN-2", Label: registration.Default})
 			return err
 		}},
 		{"trust set", func() bool {
@@ -295,7 +295,7 @@ func TestLongPollAcrossServers(t *testing.T) {
 		w.get(t, fmt.Sprintf("/bridge/v1/changes?since=%d&wait=20s", since), nil, &c)
 		got <- c
 	}()
-	if _, err := second.Book.AddDevice(t.Context(), "test", "SN-1", registration.Default, nil); err != nil {
+	if _, err := second.Book.AddDevice(t.Context(), "test", registration.NewDevice{ID: "SN-1", Label: registration.Default}); err != nil {
 		t.Fatal(err)
 	}
 	began := time.Now()

@@ -90,7 +90,7 @@ func (b *Book) CreateCode(ctx context.Context, actor, id, label string, expires 
 		case err != nil && !isKind(err, NotFound):
 			return err
 		case err != nil || e.State == StateHistorical:
-			if err := b.addEntity(tx, actor, id, l, sans); err != nil {
+			if err := b.addEntity(tx, actor, l, NewDevice{ID: id, SANs: sans}); err != nil {
 				return err
 			}
 		case e.Label != l.Name:

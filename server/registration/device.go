@@ -38,6 +38,7 @@ type EndEntity struct {
 	BoundKind  string   // "code" or "birth": its first authenticator; "" while unbound
 	BoundTo    string   // code id, or birth CA key and serial number
 	SANs       []string // names registered with it: "dns:NAME", "ip:ADDRESS"
+	Service    string   // the application it belongs to, a level of its topics at the broker; "" if none
 	Generation int64    // rises with each reissue
 	CreatedAt  time.Time
 	UpdatedAt  time.Time
@@ -60,35 +61,47 @@ type entityRow struct {
 const entityColumns = "id, label, state, bound_kind, bound_to, sans, generation, service, suspended_at, created_at, updated_at"
 
 func (r *entityRow) entity() (EndEntity, error) {
-	e := EndEntity{ID: r.ID, Label: r.Label, State: r.State, BoundKind: r.BoundKind, BoundTo: r.BoundTo, Generation: r.Generation, CreatedAt: moment(r.CreatedAt), UpdatedAt: moment(r.UpdatedAt)}
+	e := EndEntity{ID: r.ID, Label: r.Label, State: r.State, BoundKind: r.BoundKind, BoundTo: r.BoundTo, Service: r.Service, Generation: r.Generation, CreatedAt: moment(r.CreatedAt), UpdatedAt: moment(r.UpdatedAt)}
 	if err := json.Unmarshal([]byte(r.SANs), &e.SANs); err != nil {
 		return e, fmt.Errorf("end entity %s: %w", r.ID, err)
 	}
 	return e, nil
 }
 
-// AddDevice registers an end entity in state new. sans are "dns:NAME" or "ip:ADDRESS".
-func (b *Book) AddDevice(ctx context.Context, actor, id, label string, sans []string) (EndEntity, error) {
-	l, err := b.Label(ctx, label)
+// NewDevice is what an end entity is registered with.
+type NewDevice struct {
+	ID      string
+	Label   string
+	SANs    []string // "dns:NAME", "ip:ADDRESS"
+	Service string   // of the form of an id; "" if none
+}
+
+// AddDevice registers an end entity in state new.
+func (b *Book) AddDevice(ctx context.Context, actor string, d NewDevice) (EndEntity, error) {
+	l, err := b.Label(ctx, d.Label)
 	if err != nil {
 		return EndEntity{}, err
 	}
 	err = b.db.Write(ctx, "registration.device_add", func(tx *database.Tx) error {
-		return b.addEntity(tx, actor, id, l, sans)
+		return b.addEntity(tx, actor, l, d)
 	})
 	if err != nil {
 		return EndEntity{}, storage("add device", err)
 	}
 	b.changes.Announce()
-	return b.Device(ctx, id)
+	return b.Device(ctx, d.ID)
 }
 
 // addEntity is a part of every transaction that may meet an end entity for the first time.
-func (b *Book) addEntity(tx *database.Tx, actor, id string, l Label, sans []string) error {
+func (b *Book) addEntity(tx *database.Tx, actor string, l Label, d NewDevice) error {
+	id := d.ID
 	if err := b.CheckID(id); err != nil {
 		return err
 	}
-	names, err := checkSANs(sans)
+	if d.Service != "" && !idForm.MatchString(d.Service) {
+		return refuse(Invalid, "service", "a service matches %s", idForm)
+	}
+	names, err := checkSANs(d.SANs)
 	if err != nil {
 		return err
 	}
@@ -97,9 +110,9 @@ func (b *Book) addEntity(tx *database.Tx, actor, id string, l Label, sans []stri
 	err = tx.Get(&twin, "SELECT "+entityColumns+" FROM end_entities WHERE lower(id) = ?", strings.ToLower(id))
 	switch {
 	case isNoRows(err):
-		_, err = tx.Exec("INSERT INTO end_entities ("+entityColumns+") VALUES (?, ?, 'new', '', '', ?, 1, '', 0, ?, ?)", id, l.Name, names, now.UnixMilli(), now.UnixMilli())
+		_, err = tx.Exec("INSERT INTO end_entities ("+entityColumns+") VALUES (?, ?, 'new', '', '', ?, 1, ?, 0, ?, ?)", id, l.Name, names, d.Service, now.UnixMilli(), now.UnixMilli())
 	case err == nil && twin.ID == id && twin.State == StateHistorical:
-		_, err = tx.Exec("UPDATE end_entities SET label = ?, state = 'new', bound_kind = '', bound_to = '', sans = ?, generation = generation + 1, updated_at = ? WHERE id = ?", l.Name, names, now.UnixMilli(), id)
+		_, err = tx.Exec("UPDATE end_entities SET label = ?, state = 'new', bound_kind = '', bound_to = '', sans = ?, service = ?, suspended_at = 0, generation = generation + 1, updated_at = ? WHERE id = ?", l.Name, names, d.Service, now.UnixMilli(), id)
 	case err == nil && twin.ID == id:
 		return refuse(Conflict, "device_exists", "device %q exists", id)
 	case err == nil:
@@ -108,15 +121,19 @@ func (b *Book) addEntity(tx *database.Tx, actor, id string, l Label, sans []stri
 	if err != nil {
 		return err
 	}
-	b.tell(tx, now, feedapi.DeviceAdded, id, l)
-	return b.append(tx, audit.Entry{Actor: actor, Action: "device_added", Object: id, Detail: map[string]string{"label": l.Name}})
+	b.tell(tx, now, feedapi.DeviceAdded, l, id, d.Service)
+	detail := map[string]string{"label": l.Name}
+	if d.Service != "" {
+		detail["service"] = d.Service
+	}
+	return b.append(tx, audit.Entry{Actor: actor, Action: "device_added", Object: id, Detail: detail})
 }
 
 // tell puts a change of a device into the feed if its label's certificates reach brokers.
-func (b *Book) tell(tx *database.Tx, now time.Time, kind, id string, l Label) {
+func (b *Book) tell(tx *database.Tx, now time.Time, kind string, l Label, id, service string) {
 	p, err := b.ca.Profile(context.Background(), l.Profile) // from memory
 	if err == nil && p.Use() == profile.UseBroker {
-		b.changes.Append(tx, feedapi.Change{At: now, Kind: kind, Device: &feedapi.Device{ID: id, Label: l.Name, Profile: l.Profile}})
+		b.changes.Append(tx, feedapi.Change{At: now, Kind: kind, Device: &feedapi.Device{ID: id, Label: l.Name, Profile: l.Profile, Service: service}})
 	}
 }
 
@@ -217,12 +234,15 @@ func (b *Book) DevicesForBroker(ctx context.Context) (feedapi.Devices, error) {
 		if !in {
 			continue
 		}
-		var ids []string
-		if err := b.db.Select(ctx, &ids, "SELECT id FROM end_entities WHERE label = ? AND state IN ('new', 'generated') ORDER BY id", l.Name); err != nil {
+		var members []struct {
+			ID      string `db:"id"`
+			Service string `db:"service"`
+		}
+		if err := b.db.Select(ctx, &members, "SELECT id, service FROM end_entities WHERE label = ? AND state IN ('new', 'generated') ORDER BY id", l.Name); err != nil {
 			return feedapi.Devices{}, storage("list devices", err)
 		}
-		for _, id := range ids {
-			list.Devices = append(list.Devices, feedapi.Device{ID: id, Label: l.Name, Profile: l.Profile})
+		for _, m := range members {
+			list.Devices = append(list.Devices, feedapi.Device{ID: m.ID, Label: l.Name, Profile: l.Profile, Service: m.Service})
 		}
 	}
 	slices.SortFunc(list.Devices, func(a, b feedapi.Device) int { return strings.Compare(a.ID, b.ID) })
@@ -268,7 +288,7 @@ func (b *Book) end(ctx context.Context, actor, id, state, action, reason string)
 		if issuers, err = b.endCredentials(tx, now, actor, id, reason); err != nil {
 			return err
 		}
-		b.tell(tx, now, feedapi.DeviceRemoved, id, b.known(e.Label))
+		b.tell(tx, now, feedapi.DeviceRemoved, b.known(e.Label), id, e.Service)
 		return b.append(tx, audit.Entry{Actor: actor, Action: action, Object: id, Detail: map[string]string{"reason": reason}})
 	})
 	if err != nil {
@@ -350,7 +370,7 @@ func (b *Book) Reissue(ctx context.Context, actor, id string) (Code, error) {
 		if _, err := tx.Exec("UPDATE end_entities SET state = 'new', bound_kind = '', bound_to = '', generation = generation + 1, updated_at = ? WHERE id = ?", now.UnixMilli(), id); err != nil {
 			return err
 		}
-		b.tell(tx, now, feedapi.DeviceAdded, id, l)
+		b.tell(tx, now, feedapi.DeviceAdded, l, id, e.Service)
 		code = Code{Device: id, Label: l.Name}
 		if slices.Contains(l.Auth, AuthCode) {
 			if code, err = b.addCode(tx, now, actor, id, l, b.codeLife); err != nil {

@@ -170,7 +170,7 @@ func TestRemovedDeviceStaysRemoved(t *testing.T) {
 	wantKind(t, err, registration.Conflict, "device_state")
 	_, err = i.Book.Reissue(ctx, "test", "dev-1")
 	wantKind(t, err, registration.Conflict, "device_state")
-	if _, err := i.Book.AddDevice(ctx, "test", "dev-1", registration.Default, nil); err != nil {
+	if _, err := i.Book.AddDevice(ctx, "test", registration.NewDevice{ID: "dev-1", Label: registration.Default}); err != nil {
 		t.Errorf("added again: %v", err)
 	}
 }
@@ -179,7 +179,7 @@ func TestLabelKeepsItsUse(t *testing.T) {
 	t.Parallel()
 	i := installation.New(t, storage.Open(t, database.SQLite))
 	ctx := context.Background()
-	if _, err := i.Book.AddDevice(ctx, "test", "dev-1", registration.Default, nil); err != nil {
+	if _, err := i.Book.AddDevice(ctx, "test", registration.NewDevice{ID: "dev-1", Label: registration.Default}); err != nil {
 		t.Fatal(err)
 	}
 	_, err := i.Book.SetLabel(ctx, "test", registration.Label{Name: registration.Default, CA: "management", Profile: "bridge"})

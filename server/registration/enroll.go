@@ -183,7 +183,7 @@ func (c *claim) useCode(tx *database.Tx, now time.Time, intended ca.ID) error {
 // bind ties the end entity to its first authenticator.
 func (c *claim) bind(tx *database.Tx, now time.Time) error {
 	if c.entity.State == "" {
-		if err := c.book.addEntity(tx, "device:"+c.requester.Device, c.requester.Device, c.label, nil); err != nil {
+		if err := c.book.addEntity(tx, "device:"+c.requester.Device, c.label, NewDevice{ID: c.requester.Device}); err != nil {
 			if isKind(err, Conflict) || isKind(err, Invalid) {
 				return notAuthenticated("%s %s: %w", c.requester.Kind, c.requesterName, err)
 			}

@@ -59,7 +59,10 @@ func operations() []operation {
 			return once(func() error { _, err := w.CA.Unhold(ctx, "test", c.Serial); return err }, w.state(c, ca.Issued))
 		}},
 		{name: "add a device", prepare: func(w *world) attempt {
-			return once(func() error { _, err := w.Book.AddDevice(ctx, "test", "dev-1", "default", nil); return err }, w.device("dev-1", registration.StateNew))
+			return once(func() error {
+				_, err := w.Book.AddDevice(ctx, "test", registration.NewDevice{ID: "dev-1", Label: "default"})
+				return err
+			}, w.device("dev-1", registration.StateNew))
 		}},
 		{name: "revoke a device", crl: true, prepare: func(w *world) attempt {
 			w.enrolled("dev-1")
