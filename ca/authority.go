@@ -342,6 +342,9 @@ func (a *Authorities) Offline(ctx context.Context, actor, name, out string) erro
 
 // BindUse fixes what a CA issues for, in the transaction of the label that binds it first.
 func (a *Authorities) BindUse(tx *database.Tx, name, use string) error {
+	if use == profile.UseOCSP {
+		return refuse(Invalid, "ca_use", "profiles for use %s are the server's own: no label has one", use)
+	}
 	var row struct {
 		Use   string `db:"profile_use"`
 		State string `db:"state"`

@@ -43,6 +43,9 @@ type Request struct {
 	Claim func(tx *database.Tx, now time.Time, intended ID) (existing *ID, err error)
 }
 
+// RequesterServer is the RequesterKind of what the server asks for itself.
+const RequesterServer = "server"
+
 // prepared is a certificate that is ready to be recorded.
 type prepared struct {
 	au       *authority
@@ -128,7 +131,11 @@ func (a *Authorities) prepare(ctx context.Context, req Request) (*prepared, erro
 	if err != nil {
 		return nil, err
 	}
-	if use := au.row.Use; use != "" && use != prof.Use() {
+	if prof.Use() == profile.UseOCSP { // speaks for its CA, whatever that issues for: the server itself asks for it, and nobody else
+		if req.RequesterKind != RequesterServer {
+			return nil, refuse(ProfileViolation, "issuer", "profile %s is for the server's own OCSP signers", prof.Name())
+		}
+	} else if use := au.row.Use; use != "" && use != prof.Use() {
 		return nil, refuse(ProfileViolation, "issuer", "CA %q issues for use %s, profile %s is for %s", au.row.Name, use, prof.Name(), prof.Use())
 	}
 	now := a.clock.Now()

@@ -21,6 +21,7 @@ import (
 	"github.com/natal-pki/natal/ca"
 	"github.com/natal-pki/natal/internal/audit"
 	"github.com/natal-pki/natal/internal/database"
+	"github.com/natal-pki/natal/server/registration"
 	"github.com/natal-pki/natal/test/e2e/harness"
 	"github.com/natal-pki/natal/test/installation"
 	"github.com/natal-pki/natal/test/storage"
@@ -86,7 +87,7 @@ func TestEveryProfileVerifies(t *testing.T) {
 		want                             []string
 	}{
 		{"devices", "iot-device", "ec:P-256", "sslclient", nil, []string{"ecdsa-with-SHA256", "Subject: CN = id.example", "Digital Signature\n", "TLS Web Client Authentication", "CA:FALSE",
-			"URI:http://pki.example.com:8080/crl/devices.crl", "CA Issuers - URI:http://pki.example.com:8080/ca/devices.der"}},
+			"URI:http://pki.example.com:8080/crl/devices.crl", "CA Issuers - URI:http://pki.example.com:8080/ca/devices.der", "OCSP - URI:http://pki.example.com:8080/ocsp/devices"}},
 		{"devices", "iot-device", "rsa:2048", "sslclient", nil, []string{"Digital Signature, Key Encipherment"}},
 		{"devices", "iot-device-rsa2048", "rsa:2048", "sslclient", nil, []string{"Digital Signature, Key Encipherment", "TLS Web Client Authentication"}},
 		{"devices", "canary", "ec:P-256", "sslclient", nil, nil},
@@ -97,11 +98,16 @@ func TestEveryProfileVerifies(t *testing.T) {
 		{"management", "admin", "ec:P-384", "sslclient", nil, nil},
 		{"management", "mqtt-server", "rsa:2048", "sslserver", []string{"dns:b.example", "ip:192.0.2.7"}, []string{"DNS:id.example, DNS:b.example, IP Address:192.0.2.7", "TLS Web Server Authentication"}},
 		{"management", "est-server", "ec:P-256", "sslserver", []string{"dns:est.example"}, []string{"Subject: CN = est.example", "DNS:est.example"}},
+		{"devices", "ocsp-signer", "ec:P-256", "ocsphelper", nil, []string{"OCSP Signing", "OCSP No Check"}},
+		{"management", "ocsp-signer", "rsa:2048", "ocsphelper", nil, []string{"Digital Signature\n"}},
 	} {
 		t.Run(tc.authority+" "+tc.profile+" "+tc.key, func(t *testing.T) {
 			t.Parallel()
 			r := request(tc.authority, tc.profile, "id.example", testpki.Key(t, tc.key).Public())
 			r.Registered = tc.registered
+			if tc.profile == "ocsp-signer" {
+				r.RequesterKind = ca.RequesterServer
+			}
 			record, err := i.CA.Issue(ctx, r)
 			if err != nil {
 				t.Fatal(err)
@@ -364,5 +370,24 @@ func TestListing(t *testing.T) {
 		if list, err := i.CA.Certificates(ctx, tc.filter); err != nil || len(list) != tc.want {
 			t.Errorf("%+v: %d, want %d; %v", tc.filter, len(list), tc.want, err)
 		}
+	}
+}
+
+// An OCSP signer speaks for a CA, so no requester and no label gets at its profile.
+func TestOnlyTheServerGetsAnOCSPSigner(t *testing.T) {
+	t.Parallel()
+	i := installation.New(t, storage.Open(t, database.SQLite))
+	ctx := context.Background()
+	r := request("root", "ocsp-signer", "ocsp-root", installation.Key(t).Public())
+	_, err := i.CA.Issue(ctx, r)
+	wantError(t, err, ca.ProfileViolation, "issuer")
+	if _, err := i.CA.Create(ctx, "test", ca.CreateRequest{Name: "unbound", Parent: "root"}); err != nil {
+		t.Fatal(err)
+	}
+	_, err = i.Book.AddLabel(ctx, "test", registration.Label{Name: "ocsp", CA: "unbound", Profile: "ocsp-signer"})
+	wantError(t, err, ca.Invalid, "ca_use")
+	r.RequesterKind = ca.RequesterServer
+	if _, err := i.CA.Issue(ctx, r); err != nil {
+		t.Errorf("from a root: %v", err)
 	}
 }

@@ -82,7 +82,7 @@ func TestGoldenTBS(t *testing.T) {
 		{name: "iot-device-p384", profile: "iot-device", key: fixedEC(t, elliptic.P384(), "device").Public(), issuer: fixedEC(t, elliptic.P384(), "issuer").Public()},
 		{name: "iot-device-rsa", profile: "iot-device", key: fixedRSA(3072), issuer: fixedRSA(4096)},
 		{name: "iot-device-rsa2048", key: fixedRSA(2048), issuer: fixedRSA(4096)},
-		{name: "birth"}, {name: "canary"}, {name: "bridge"}, {name: "admin"}, {name: "mqtt-server"}, {name: "est-server"},
+		{name: "birth"}, {name: "canary"}, {name: "bridge"}, {name: "admin"}, {name: "mqtt-server"}, {name: "est-server"}, {name: "ocsp-signer"},
 	} {
 		t.Run(tc.name, func(t *testing.T) {
 			t.Parallel()

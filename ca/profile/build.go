@@ -52,6 +52,7 @@ var (
 	oidSAN              = asn1.ObjectIdentifier{2, 5, 29, 17}
 	oidKeyUsage         = asn1.ObjectIdentifier{2, 5, 29, 15}
 	oidBasicConstraints = asn1.ObjectIdentifier{2, 5, 29, 19}
+	oidNoCheck          = asn1.ObjectIdentifier{1, 3, 6, 1, 5, 5, 7, 48, 1, 5}
 	oidEKU              = asn1.ObjectIdentifier{2, 5, 29, 37}
 )
 
@@ -112,7 +113,7 @@ func (b *builder) key() {
 	}
 	b.pass("key_type", "%s", spec)
 	b.template.KeyUsage = x509.KeyUsageDigitalSignature
-	if _, isRSA := b.in.PublicKey.(*rsa.PublicKey); isRSA {
+	if _, isRSA := b.in.PublicKey.(*rsa.PublicKey); isRSA && b.file.Use != UseOCSP {
 		b.template.KeyUsage |= x509.KeyUsageKeyEncipherment // TLS 1.2 RSA key exchange; forbidden for EC by RFC 8813
 	}
 	id, err := b.keyID()
@@ -278,6 +279,9 @@ func NameOf(host string) string {
 }
 
 func (b *builder) extensions() {
+	if b.file.NoCheck {
+		b.template.ExtraExtensions = []pkix.Extension{{Id: oidNoCheck, Value: asn1.NullBytes}}
+	}
 	if b.in.CSR == nil {
 		return
 	}
@@ -329,7 +333,7 @@ func (b *builder) askedEKU(der []byte) {
 		b.fail("extended_key_usage", "the requested extended key usage cannot be read")
 		return
 	}
-	oids := map[string]x509.ExtKeyUsage{"1.3.6.1.5.5.7.3.1": x509.ExtKeyUsageServerAuth, "1.3.6.1.5.5.7.3.2": x509.ExtKeyUsageClientAuth}
+	oids := map[string]x509.ExtKeyUsage{"1.3.6.1.5.5.7.3.1": x509.ExtKeyUsageServerAuth, "1.3.6.1.5.5.7.3.2": x509.ExtKeyUsageClientAuth, "1.3.6.1.5.5.7.3.9": x509.ExtKeyUsageOCSPSigning}
 	for _, oid := range asked {
 		eku, known := oids[oid.String()]
 		if !known || !slices.Contains(b.ekus, eku) {
@@ -358,12 +362,20 @@ func (b *builder) validity() {
 }
 
 func (b *builder) addresses() {
-	if !b.file.Distribution || b.in.PublicURL == "" {
+	if b.in.PublicURL == "" {
 		return
 	}
 	name := url.PathEscape(b.in.IssuerName)
-	b.template.CRLDistributionPoints = []string{b.in.PublicURL + "/crl/" + name + ".crl"}
-	b.template.IssuingCertificateURL = []string{b.in.PublicURL + "/ca/" + name + ".der"}
+	for _, kind := range b.file.Addresses {
+		switch kind {
+		case "crl":
+			b.template.CRLDistributionPoints = []string{b.in.PublicURL + "/crl/" + name + ".crl"}
+		case "issuer":
+			b.template.IssuingCertificateURL = []string{b.in.PublicURL + "/ca/" + name + ".der"}
+		case "ocsp":
+			b.template.OCSPServer = []string{b.in.PublicURL + "/ocsp/" + name}
+		}
+	}
 }
 
 func (b *builder) keyID() ([]byte, error) {

@@ -260,12 +260,13 @@ func TestBuild(t *testing.T) {
 			if !c.NotBefore.Equal(now.Add(-backdate)) || c.NotAfter.Sub(c.NotBefore)+time.Second != p.Validity() {
 				t.Errorf("valid from %v to %v", c.NotBefore, c.NotAfter)
 			}
-			cdp, aia := []string{"http://pki.example.com:8080/crl/my%20CA.crl"}, []string{"http://pki.example.com:8080/ca/my%20CA.der"}
+			const base = "http://pki.example.com:8080"
+			cdp, aia, ocsp := []string{base + "/crl/my%20CA.crl"}, []string{base + "/ca/my%20CA.der"}, []string{base + "/ocsp/my%20CA"}
 			if tc.plain {
-				cdp, aia = nil, nil
+				cdp, aia, ocsp = nil, nil, nil
 			}
-			if !slices.Equal(c.CRLDistributionPoints, cdp) || !slices.Equal(c.IssuingCertificateURL, aia) || len(c.OCSPServer) > 0 {
-				t.Errorf("addresses %v, %v", c.CRLDistributionPoints, c.IssuingCertificateURL)
+			if !slices.Equal(c.CRLDistributionPoints, cdp) || !slices.Equal(c.IssuingCertificateURL, aia) || !slices.Equal(c.OCSPServer, ocsp) {
+				t.Errorf("addresses %v, %v, %v", c.CRLDistributionPoints, c.IssuingCertificateURL, c.OCSPServer)
 			}
 		})
 	}
@@ -367,12 +368,20 @@ func TestRefusals(t *testing.T) {
 			if _, err := build(refusal{}); err != nil {
 				t.Fatalf("a plain request: %v", err)
 			}
-			for _, r := range never {
-				mustRefuse(r)
-			}
 			foreign := refusal{"server authentication", "", "extended_key_usage", extension(oidEKU, false, eku(1))}
+			if p.Use() == profile.UseOCSP {
+				never := slices.DeleteFunc(slices.Clone(never), func(r refusal) bool { return r.name == "OCSP signing" || r.key == "rsa:4096" })
+				for _, r := range never {
+					mustRefuse(r)
+				}
+				mustRefuse(foreign)
+				return
+			}
 			if !p.ClientAuth() {
 				foreign = refusal{"client authentication", "", "extended_key_usage", extension(oidEKU, false, eku(2))}
+			}
+			for _, r := range never {
+				mustRefuse(r)
 			}
 			mustRefuse(foreign)
 			if ownKey == "rsa:2048" {

@@ -32,6 +32,7 @@ const (
 	UseBroker     = "broker"     // devices: the issuing CA is in the brokers' trust set
 	UseBirth      = "birth"      // birth certificates: never in a broker's trust set
 	UseManagement = "management" // EST servers, administrators, bridges, brokers' own certificates
+	UseOCSP       = "ocsp"       // OCSP signers: the one use that a CA of any use issues for, and no label has
 )
 
 // The longest validity of each use, whatever a file says.
@@ -39,20 +40,23 @@ var ceilings = map[string]time.Duration{
 	UseBroker:     5 * 366 * 24 * time.Hour,
 	UseBirth:      30 * 366 * 24 * time.Hour,
 	UseManagement: 825 * 24 * time.Hour,
+	UseOCSP:       90 * 24 * time.Hour,
 }
 
 // file is the YAML form; its field comments are the manual.
 type file struct {
 	Name         string   `yaml:"name"`                // lower case letters, digits and hyphens
-	Use          string   `yaml:"use"`                 // broker, birth or management
+	Use          string   `yaml:"use"`                 // broker, birth, management or ocsp
 	Keys         []string `yaml:"keys"`                // exact set: ec:P-256, ec:P-384, ec:P-521, rsa:2048, rsa:3072, rsa:4096, ed25519
 	Validity     string   `yaml:"validity"`            // 365d, 90d, 24h; the last second counts (RFC 5280 4.1.2.5)
 	Backdate     string   `yaml:"backdate"`            // how far notBefore lies before the moment of issuance; default 0s
 	Subject      subject  `yaml:"subject"`             // what the subject is made of
 	SAN          san      `yaml:"san"`                 // what the subject alternative name is made of; default none
-	EKU          []string `yaml:"extended_key_usage"`  // clientAuth, serverAuth
+	EKU          []string `yaml:"extended_key_usage"`  // clientAuth, serverAuth; OCSPSigning for use ocsp
+	NoCheck      bool     `yaml:"ocsp_no_check"`       // for use ocsp: nobody asks for the status of the one that tells it (RFC 6960 4.2.2.2.1)
 	CSR          csr      `yaml:"csr"`                 // what a request may contribute
-	Distribution bool     `yaml:"distribution_points"` // put CRL and CA addresses (CDP, AIA) into the certificate
+	Addresses    []string `yaml:"addresses"`           // what to put into the certificate: crl (CDP), issuer and ocsp (AIA)
+	Distribution bool     `yaml:"distribution_points"` // true: addresses crl and issuer
 }
 
 type subject struct {
@@ -84,8 +88,9 @@ type Profile struct {
 var nameForm = regexp.MustCompile(`^[a-z0-9][a-z0-9-]{0,63}$`)
 
 var ekuNames = map[string]x509.ExtKeyUsage{
-	"clientAuth": x509.ExtKeyUsageClientAuth,
-	"serverAuth": x509.ExtKeyUsageServerAuth,
+	"clientAuth":  x509.ExtKeyUsageClientAuth,
+	"serverAuth":  x509.ExtKeyUsageServerAuth,
+	"OCSPSigning": x509.ExtKeyUsageOCSPSigning,
 }
 
 // Parse reads and validates a profile. The error names every problem with its key.
@@ -121,7 +126,7 @@ func (p *Profile) validate() error {
 	}
 	ceiling, known := ceilings[f.Use]
 	if !known {
-		problem("use", "want broker, birth or management, not %q", f.Use)
+		problem("use", "want broker, birth, management or ocsp, not %q", f.Use)
 	}
 	if len(f.Keys) == 0 {
 		problem("keys", "at least one")
@@ -157,7 +162,7 @@ func (p *Profile) validateUsage(problem func(key, format string, args ...any)) {
 	for _, name := range f.EKU {
 		eku, known := ekuNames[name]
 		if !known {
-			problem("extended_key_usage", "%q is not clientAuth or serverAuth", name)
+			problem("extended_key_usage", "%q is not clientAuth, serverAuth or OCSPSigning", name)
 		}
 		p.ekus = append(p.ekus, eku)
 	}
@@ -167,6 +172,7 @@ func (p *Profile) validateUsage(problem func(key, format string, args ...any)) {
 	if f.Use != UseManagement && slices.Contains(f.EKU, "serverAuth") {
 		problem("extended_key_usage", "serverAuth is for use management: a device certificate must not pass for a server")
 	}
+	p.validateOCSP(problem)
 	if slices.Contains(f.EKU, "serverAuth") && !f.SAN.Required {
 		problem("san.required", "a server certificate is named by its SAN (RFC 9525): want true")
 	}
@@ -187,6 +193,37 @@ func (p *Profile) validateUsage(problem func(key, format string, args ...any)) {
 	}
 }
 
+// addressKinds are the addresses that a certificate may carry.
+var addressKinds = []string{"crl", "issuer", "ocsp"}
+
+// validateOCSP keeps OCSP signers apart: whoever holds such a key speaks for the CA.
+func (p *Profile) validateOCSP(problem func(key, format string, args ...any)) {
+	f := &p.file
+	if f.Distribution {
+		if f.Addresses != nil {
+			problem("distribution_points", "give addresses or distribution_points, not both")
+		}
+		f.Addresses = []string{"crl", "issuer"}
+	}
+	for _, a := range f.Addresses {
+		if !slices.Contains(addressKinds, a) {
+			problem("addresses", "%q is not one of %s", a, strings.Join(addressKinds, ", "))
+		}
+	}
+	if f.Use != UseOCSP {
+		if f.NoCheck || slices.Contains(f.EKU, "OCSPSigning") {
+			problem("use", "OCSPSigning and ocsp_no_check are for use ocsp")
+		}
+		return
+	}
+	if !slices.Equal(f.EKU, []string{"OCSPSigning"}) {
+		problem("extended_key_usage", "use ocsp has OCSPSigning alone")
+	}
+	if len(f.Addresses) > 0 {
+		problem("addresses", "nobody asks for the status of an OCSP signer: use ocsp has none")
+	}
+}
+
 // Name is the profile's name.
 func (p *Profile) Name() string { return p.file.Name }
 
@@ -196,7 +233,7 @@ func (p *Profile) Hash() string { return p.hash }
 // YAML is the file as it was read.
 func (p *Profile) YAML() string { return string(p.source) }
 
-// Use is UseBroker, UseBirth or UseManagement.
+// Use is UseBroker, UseBirth, UseManagement or UseOCSP.
 func (p *Profile) Use() string { return p.file.Use }
 
 // KeySpecs lists the accepted keys, in the file's order of preference.

@@ -48,6 +48,7 @@ func TestShippedProfiles(t *testing.T) {
 		"bridge":             {profile.UseManagement, 365 * day, true, "ec:P-256 ec:P-384"},
 		"admin":              {profile.UseManagement, 365 * day, true, "ec:P-256 ec:P-384 rsa:2048 rsa:3072"},
 		"mqtt-server":        {profile.UseManagement, 365 * day, false, "ec:P-256 ec:P-384 rsa:2048 rsa:3072"},
+		"ocsp-signer":        {profile.UseOCSP, 30 * day, false, "ec:P-256 ec:P-384 rsa:2048 rsa:3072 rsa:4096"},
 		"est-server":         {profile.UseManagement, 90 * day, false, "ec:P-256 ec:P-384"},
 	}
 	profiles := shipped(t)

@@ -153,7 +153,7 @@ func (s *ServerCertificate) Renew(ctx context.Context) error {
 	}
 	cert, err := i.CA.Issue(ctx, ca.Request{
 		CA: ManagementCA, Profile: serverProfile, Device: serverIdentity, Registered: registered, PublicKey: key.Public(),
-		RequesterKind: "server", Requester: serverIdentity, Actor: "server",
+		RequesterKind: ca.RequesterServer, Requester: serverIdentity, Actor: "server",
 	})
 	if err != nil {
 		return err
