@@ -190,10 +190,11 @@ func (a *Authorities) Create(ctx context.Context, actor string, req CreateReques
 		Name: req.Name, Subject: subject.String(), Parent: req.Parent, State: Waiting, KeySpec: req.Key, KeyURI: "file:keys/" + req.Name + ".pem", Use: req.Use,
 		PublicURL: strings.TrimRight(req.PublicURL, "/"), CRLValidity: req.CRLValidity.Milliseconds(), CRLInterval: req.CRLInterval.Milliseconds(), Shards: 1, CreatedAt: now.UnixMilli(),
 	}
-	key, err := keystore.Create(a.dir, row.KeyURI, req.Key, a.passphrase)
+	key, stored, err := a.store.Create(row.KeyURI, req.Key)
 	if err != nil {
 		return Info{}, &Error{Kind: Unavailable, Rule: "ca_key_unavailable", Detail: "the key cannot be made", Err: err}
 	}
+	row.KeyURI = stored
 	if row.CSR, err = certificateRequest(key, subject); err != nil {
 		return Info{}, err
 	}
@@ -323,7 +324,7 @@ func (a *Authorities) Offline(ctx context.Context, actor, name, out string) erro
 			return err
 		}
 	}
-	if err := keystore.Export(a.dir, au.row.KeyURI, out, a.passphrase); err != nil {
+	if err := a.store.Export(au.row.KeyURI, out); err != nil {
 		return &Error{Kind: Conflict, Rule: "ca_key_export", Detail: err.Error(), Err: err}
 	}
 	err = a.db.Write(ctx, "ca.offline", func(tx *database.Tx) error {
@@ -332,7 +333,7 @@ func (a *Authorities) Offline(ctx context.Context, actor, name, out string) erro
 	if err != nil {
 		return unavailable("record offline key", err)
 	}
-	err = keystore.Remove(a.dir, au.row.KeyURI)
+	err = a.store.Remove(au.row.KeyURI)
 	a.forgetKey(au.row.KeyURI)
 	if err != nil {
 		return &Error{Kind: Unavailable, Rule: "ca_key_remove", Detail: fmt.Sprintf("the key of CA %q was copied, but may still be here", name), Err: err}

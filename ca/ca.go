@@ -9,15 +9,24 @@
 // (state "issued"). Only then is there an answer. What a crash leaves "intended" is finished by Sweep or by the
 // requester's repeat.
 //
-// Files: ca.go (Authorities, what is in memory), authority.go (a CA's life: create, bind, offline), info.go (what
-// others see), foreign.go (CSRs out and in), external.go (import), subject.go (names), issue.go, sign.go (TBS bytes and signature), certificate.go (the records), revoke.go, revocations.go (their log), crl.go, schedule.go, profiles.go, errors.go.
+// Files:
+//
+//	ca.go                     Authorities, what is in memory
+//	keys.go                   from a CA to its key
+//	authority.go subject.go   a CA's life: create, bind, offline; names
+//	foreign.go external.go    CSRs out and in, import
+//	info.go                   what others see
+//	issue.go sign.go          certificates: TBS bytes and signature
+//	certificate.go            the records
+//	revoke.go revocations.go  revocation, and its log
+//	crl.go schedule.go        CRLs
+//	profiles.go errors.go
 package ca
 
 import (
 	"context"
 	"crypto"
 	"crypto/x509"
-	"errors"
 	"fmt"
 	"log/slog"
 	"sync"
@@ -43,13 +52,12 @@ type Config struct {
 
 // Authorities is the book of all CAs of an installation. It is safe for concurrent use, by several servers on one database too.
 type Authorities struct {
-	db         *database.DB
-	clock      *clock.Clock
-	dir        string
-	passphrase []byte
-	log        *slog.Logger
-	linter     *lint.Linter
-	changes    *changes.Log
+	db      *database.DB
+	clock   *clock.Clock
+	store   *keystore.Store
+	log     *slog.Logger
+	linter  *lint.Linter
+	changes *changes.Log
 
 	mu      sync.RWMutex
 	version int64 // of the configuration that the maps show; 0 = none yet
@@ -80,7 +88,7 @@ func Open(ctx context.Context, config Config) (*Authorities, error) {
 		return nil, err
 	}
 	a := &Authorities{
-		db: config.DB, clock: config.Clock, dir: config.Dir, passphrase: config.Passphrase, log: config.Log,
+		db: config.DB, clock: config.Clock, store: keystore.New(config.Dir, config.Passphrase), log: config.Log,
 		linter: linter, changes: changes.New(config.DB), keys: map[string]crypto.Signer{},
 	}
 	a.publisher.running = map[string]*publication{}
@@ -186,32 +194,6 @@ func (a *Authorities) authority(ctx context.Context, name string) (*authority, e
 		return nil, &Error{Kind: NotFound, Rule: "unknown_ca", Detail: fmt.Sprintf("there is no CA %q", name)}
 	}
 	return au, nil
-}
-
-// signer opens the CA's key, or returns the one that is open.
-func (a *Authorities) signer(au *authority) (crypto.Signer, error) {
-	a.keyMu.Lock()
-	defer a.keyMu.Unlock()
-	if key := a.keys[au.row.KeyURI]; key != nil {
-		return key, nil
-	}
-	key, err := keystore.Open(a.dir, au.row.KeyURI, a.passphrase)
-	if errors.Is(err, keystore.ErrNotHere) {
-		return nil, &Error{Kind: Unavailable, Rule: "ca_key_offline", Detail: fmt.Sprintf("the key of CA %q is offline", au.row.Name), Err: err}
-	}
-	if err != nil {
-		return nil, &Error{Kind: Unavailable, Rule: "ca_key_unavailable", Detail: fmt.Sprintf("the key of CA %q cannot be used", au.row.Name), Err: err}
-	}
-	if au.row.Use != UseRoot { // a root's key is used seldom and taken away by removing its file: it is never kept in memory
-		a.keys[au.row.KeyURI] = key
-	}
-	return key, nil
-}
-
-func (a *Authorities) forgetKey(uri string) {
-	a.keyMu.Lock()
-	defer a.keyMu.Unlock()
-	delete(a.keys, uri)
 }
 
 func (a *Authorities) append(tx *database.Tx, e audit.Entry) error {

@@ -7,8 +7,6 @@ import (
 	"crypto/x509"
 	"slices"
 	"time"
-
-	"github.com/natal-pki/natal/ca/keystore"
 )
 
 // Info describes a CA.
@@ -65,7 +63,7 @@ func (a *Authorities) Get(ctx context.Context, name string) (Info, error) {
 		Name: r.Name, Subject: r.Subject, Parent: r.Parent, State: r.State, Key: r.KeySpec, Use: r.Use, PublicURL: r.PublicURL, Certificate: au.certificate, Chain: au.chain,
 		CRLValidity: time.Duration(r.CRLValidity) * time.Millisecond, CRLInterval: time.Duration(r.CRLInterval) * time.Millisecond,
 	}
-	info.KeyOnline = keystore.Exists(a.dir, r.KeyURI)
+	info.KeyOnline = a.store.Exists(r.KeyURI)
 	var crl crlRow
 	switch err := a.db.Get(ctx, &crl, "SELECT "+crlSummary+" FROM crls WHERE authority = ? ORDER BY number DESC LIMIT 1", name); {
 	case err == nil:

@@ -24,6 +24,11 @@ var passphrase = []byte("correct horse")
 
 const uri = "file:keys/ca.pem"
 
+func create(dir, uri, spec string) (crypto.Signer, error) {
+	key, _, err := keystore.New(dir, passphrase).Create(uri, spec)
+	return key, err
+}
+
 func samePublic(a, b crypto.Signer) bool {
 	return a.Public().(interface{ Equal(crypto.PublicKey) bool }).Equal(b.Public())
 }
@@ -38,11 +43,11 @@ func TestKeysAreEncryptedAtRest(t *testing.T) {
 				t.Skip("seconds to make the key")
 			}
 			dir := t.TempDir()
-			key, err := keystore.Create(dir, uri, spec, passphrase)
+			key, err := create(dir, uri, spec)
 			if err != nil {
 				t.Fatal(err)
 			}
-			again, err := keystore.Open(dir, uri, passphrase)
+			again, err := keystore.New(dir, passphrase).Open(uri)
 			if err != nil || !samePublic(again, key) {
 				t.Fatalf("opened again: %v", err)
 			}
@@ -100,7 +105,7 @@ func TestTwoKeysShareNothing(t *testing.T) {
 func TestOpenRefuses(t *testing.T) {
 	t.Parallel()
 	dir := t.TempDir()
-	key, err := keystore.Create(dir, uri, "ec:P-256", passphrase)
+	key, err := create(dir, uri, "ec:P-256")
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -116,12 +121,12 @@ func TestOpenRefuses(t *testing.T) {
 		"cert.pem":  testpki.Root(t, "x").PEM(),
 	} {
 		testpki.WriteFile(t, filepath.Join(dir, "keys", name), content)
-		if k, err := keystore.Open(dir, "file:keys/"+name, passphrase); err == nil {
+		if k, err := keystore.New(dir, passphrase).Open("file:keys/" + name); err == nil {
 			t.Errorf("%s: opened %T", name, k)
 		}
 	}
 	for _, wrong := range []string{"", "Correct horse", "correct horse ", "correct horse\n"} {
-		_, err := keystore.Open(dir, uri, []byte(wrong))
+		_, err := keystore.New(dir, []byte(wrong)).Open(uri)
 		if err == nil || errors.Is(err, keystore.ErrNotHere) {
 			t.Errorf("with passphrase %q: %v", wrong, err)
 		} else if wrong != "" && strings.Contains(err.Error(), wrong) {
@@ -129,15 +134,15 @@ func TestOpenRefuses(t *testing.T) {
 		}
 	}
 	for _, elsewhere := range []string{"file:keys/missing.pem", "pkcs11:token=x", ""} {
-		if _, err := keystore.Open(dir, elsewhere, passphrase); !errors.Is(err, keystore.ErrNotHere) {
+		if _, err := keystore.New(dir, passphrase).Open(elsewhere); !errors.Is(err, keystore.ErrNotHere) {
 			t.Errorf("%q: %v", elsewhere, err)
 		}
 	}
 	for _, outside := range []string{"file:../ca.pem", "file:/etc/passwd", "file:keys/../../x", "file:"} {
-		if _, err := keystore.Open(dir, outside, passphrase); err == nil || errors.Is(err, keystore.ErrNotHere) {
+		if _, err := keystore.New(dir, passphrase).Open(outside); err == nil || errors.Is(err, keystore.ErrNotHere) {
 			t.Errorf("%q: %v", outside, err)
 		}
-		if _, err := keystore.Create(dir, outside, "ec:P-256", passphrase); err == nil {
+		if _, err := create(dir, outside, "ec:P-256"); err == nil {
 			t.Errorf("%q: made", outside)
 		}
 	}
@@ -156,11 +161,11 @@ func TestKeyFilesArePrivateWhateverTheUmask(t *testing.T) {
 	old := syscall.Umask(0)
 	defer syscall.Umask(old)
 	dir := t.TempDir()
-	if _, err := keystore.Create(dir, uri, "ec:P-256", passphrase); err != nil {
+	if _, err := create(dir, uri, "ec:P-256"); err != nil {
 		t.Fatal(err)
 	}
 	out := filepath.Join(dir, "out.pem")
-	if err := keystore.Export(dir, uri, out, passphrase); err != nil {
+	if err := keystore.New(dir, passphrase).Export(uri, out); err != nil {
 		t.Fatal(err)
 	}
 	for path, want := range map[string]os.FileMode{filepath.Join(dir, "keys/ca.pem"): 0o600, out: 0o600, filepath.Join(dir, "keys"): 0o700} {
@@ -177,33 +182,33 @@ func TestKeyFilesArePrivateWhateverTheUmask(t *testing.T) {
 func TestExportAndRemove(t *testing.T) {
 	t.Parallel()
 	dir := t.TempDir()
-	key, err := keystore.Create(dir, uri, "ec:P-256", passphrase)
+	key, err := create(dir, uri, "ec:P-256")
 	if err != nil {
 		t.Fatal(err)
 	}
 	taken := testpki.WriteFile(t, filepath.Join(dir, "taken"), []byte("something of the user's"))
-	if err := keystore.Export(dir, uri, taken, passphrase); err == nil || !strings.Contains(err.Error(), "exists") {
+	if err := keystore.New(dir, passphrase).Export(uri, taken); err == nil || !strings.Contains(err.Error(), "exists") {
 		t.Errorf("onto a file that exists: %v", err)
 	}
 	if content, _ := os.ReadFile(taken); string(content) != "something of the user's" {
 		t.Error("the user's file was overwritten")
 	}
-	if err := keystore.Export(dir, uri, filepath.Join(dir, "missing/out.pem"), passphrase); err == nil {
+	if err := keystore.New(dir, passphrase).Export(uri, filepath.Join(dir, "missing/out.pem")); err == nil {
 		t.Error("into a directory that is not there")
 	}
 	out := filepath.Join(dir, "out.pem")
 	for range 2 { // again after a crash
-		if err := keystore.Export(dir, uri, out, passphrase); err != nil {
+		if err := keystore.New(dir, passphrase).Export(uri, out); err != nil {
 			t.Fatal(err)
 		}
 	}
-	if _, err := keystore.Open(dir, uri, passphrase); err != nil {
+	if _, err := keystore.New(dir, passphrase).Open(uri); err != nil {
 		t.Fatalf("after the export, before the removal: %v", err)
 	}
-	if err := keystore.Remove(dir, uri); err != nil {
+	if err := keystore.New(dir, passphrase).Remove(uri); err != nil {
 		t.Fatal(err)
 	}
-	if _, err := keystore.Open(dir, uri, passphrase); !errors.Is(err, keystore.ErrNotHere) {
+	if _, err := keystore.New(dir, passphrase).Open(uri); !errors.Is(err, keystore.ErrNotHere) {
 		t.Errorf("after the removal: %v", err)
 	}
 	content, err := os.ReadFile(out)
@@ -213,5 +218,23 @@ func TestExportAndRemove(t *testing.T) {
 	again, err := keystore.Decrypt(content, passphrase, out)
 	if err != nil || !samePublic(again, key) {
 		t.Errorf("the exported key: %v", err)
+	}
+}
+
+func TestSibling(t *testing.T) {
+	t.Parallel()
+	for uri, want := range map[string]string{
+		"file:keys/devices.pem": "file:keys/ocsp-devices.pem",
+		"pkcs11:module-path=/usr/lib/m.so;token=My%20Token;id=%01%02;object=devices?pin-source=/etc/pin": "pkcs11:module-path=/usr/lib/m.so;token=My%20Token;object=ocsp-devices?pin-source=/etc/pin",
+		"pkcs11:token=x;id=%01":                  "pkcs11:token=x;object=ocsp-devices",
+		"tpmkms:name=devices;device=/dev/tpmrm0": "tpmkms:name=ocsp-devices;device=/dev/tpmrm0",
+		"awskms:key-id=1234;region=eu-central-1": "file:keys/ocsp-devices.pem",
+	} {
+		if got, err := keystore.Sibling(uri, "ocsp-devices"); err != nil || got != want {
+			t.Errorf("%s: %s, %v", uri, got, err)
+		}
+	}
+	if got, err := keystore.Sibling("devices", "x"); err == nil {
+		t.Errorf("without a scheme: %s", got)
 	}
 }
