@@ -253,8 +253,12 @@ func (a *Authorities) recordCA(ctx context.Context, actor string, row *authority
 // prepareCA encodes a CA certificate signed by au, or by itself for a root. A CA below a root issues leaves only (pathlen 0).
 func (a *Authorities) prepareCA(au *authority, subject pkix.Name, public crypto.PublicKey, years int, root bool) (*prepared, error) {
 	now := a.clock.Now()
+	serial, err := newSerial()
+	if err != nil {
+		return nil, unavailable("serial number", err)
+	}
 	template := &x509.Certificate{
-		Subject: subject, NotBefore: now.Add(-5 * time.Minute).Truncate(time.Second),
+		SerialNumber: serial, Subject: subject, NotBefore: now.Add(-5 * time.Minute).Truncate(time.Second),
 		IsCA: true, BasicConstraintsValid: true, KeyUsage: x509.KeyUsageCertSign | x509.KeyUsageCRLSign,
 	}
 	template.NotAfter = template.NotBefore.AddDate(years, 0, 0).Add(-time.Second)
@@ -274,7 +278,7 @@ func (a *Authorities) prepareCA(au *authority, subject pkix.Name, public crypto.
 			template.NotAfter = parent.NotAfter
 		}
 		if au.row.PublicURL != "" {
-			template.CRLDistributionPoints = []string{au.row.PublicURL + "/crl/" + au.row.Name + ".crl"}
+			template.CRLDistributionPoints = []string{au.crlAddress(au.shardOf(SerialHex(serial)))}
 			template.IssuingCertificateURL = []string{au.row.PublicURL + "/ca/" + au.row.Name + ".der"}
 		}
 	}

@@ -139,13 +139,18 @@ func (a *Authorities) prepare(ctx context.Context, req Request) (*prepared, erro
 		return nil, refuse(ProfileViolation, "issuer", "CA %q issues for use %s, profile %s is for %s", au.row.Name, use, prof.Name(), prof.Use())
 	}
 	now := a.clock.Now()
+	serial, err := newSerial() // first, because it decides which CRL the certificate names
+	if err != nil {
+		return nil, unavailable("serial number", err)
+	}
 	template, _, err := prof.Build(profile.Input{
 		Device: req.Device, Registered: req.Registered, CSR: req.CSR, PublicKey: req.PublicKey,
-		Issuer: au.certificate, PublicURL: au.row.PublicURL, IssuerName: au.row.Name, Now: now,
+		Issuer: au.certificate, PublicURL: au.row.PublicURL, IssuerName: au.row.Name, CRLPath: au.crlPath(SerialHex(serial)), Now: now,
 	})
 	if err != nil {
 		return nil, violation(err)
 	}
+	template.SerialNumber = serial
 	public := req.PublicKey
 	if req.CSR != nil {
 		public = req.CSR.PublicKey
@@ -171,13 +176,8 @@ func violation(err error) error {
 	return &Error{Kind: Invalid, Rule: "profile", Detail: "the profile cannot be applied", Err: err}
 }
 
-// encode gives template a serial number, encodes it and lints the result.
+// encode encodes template, which has its serial number, and lints the result.
 func (a *Authorities) encode(au *authority, parent, template *x509.Certificate, public crypto.PublicKey, now time.Time) (*prepared, error) {
-	serial, err := newSerial()
-	if err != nil {
-		return nil, unavailable("serial number", err)
-	}
-	template.SerialNumber = serial
 	issuerKey := parent.PublicKey
 	tbs, err := toBeSigned(template, parent, public, issuerKey)
 	if err != nil {
@@ -192,7 +192,7 @@ func (a *Authorities) encode(au *authority, parent, template *x509.Certificate, 
 	}
 	sum := sha256.Sum256(tbs)
 	return &prepared{au: au, template: template, tbs: tbs, row: certificateRow{
-		Serial: SerialHex(serial), Issuer: au.row.Name, State: Intended, SPKISHA256: SPKISHA256(spki), TBS: tbs, TBSSHA256: hex.EncodeToString(sum[:]),
+		Serial: SerialHex(template.SerialNumber), Issuer: au.row.Name, State: Intended, SPKISHA256: SPKISHA256(spki), TBS: tbs, TBSSHA256: hex.EncodeToString(sum[:]),
 		NotBefore: template.NotBefore.UnixMilli(), NotAfter: template.NotAfter.UnixMilli(), CreatedAt: now.UnixMilli(),
 	}}, nil
 }

@@ -31,6 +31,7 @@ type Input struct {
 	Issuer     *x509.Certificate        // the issuing CA's certificate
 	PublicURL  string                   // base of the CRL and CA addresses
 	IssuerName string                   // name of the CA in those addresses
+	CRLPath    string                   // of the CRL that the certificate will be on, below "/crl/": "devices.crl"; empty: IssuerName.crl
 	Now        time.Time
 }
 
@@ -369,7 +370,11 @@ func (b *builder) addresses() {
 	for _, kind := range b.file.Addresses {
 		switch kind {
 		case "crl":
-			b.template.CRLDistributionPoints = []string{b.in.PublicURL + "/crl/" + name + ".crl"}
+			path := b.in.CRLPath
+			if path == "" {
+				path = name + ".crl"
+			}
+			b.template.CRLDistributionPoints = []string{b.in.PublicURL + "/crl/" + path}
 		case "issuer":
 			b.template.IssuingCertificateURL = []string{b.in.PublicURL + "/ca/" + name + ".der"}
 		case "ocsp":
