@@ -285,6 +285,9 @@ func (a *Authorities) complete(ctx context.Context, au *authority, r *certificat
 				return err
 			}
 		}
+		if err := a.holdSuspended(tx, moment(issuedAt), &stored); err != nil {
+			return err
+		}
 		sum := sha256.Sum256(der)
 		return a.append(tx, audit.Entry{Actor: "server", Action: "certificate_issued", Object: r.Serial, Detail: map[string]string{
 			"issuer": r.Issuer, "device": r.Device, "sha256": hex.EncodeToString(sum[:]),

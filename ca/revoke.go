@@ -156,17 +156,18 @@ func (a *Authorities) Unhold(ctx context.Context, actor, serial string) (Certifi
 	}
 	ctx = context.WithoutCancel(ctx)
 	err = a.db.Write(ctx, "ca.unhold", func(tx *database.Tx) error {
-		var notAfter int64
-		err := tx.Get(&notAfter, "UPDATE certificates SET state = 'issued', reason = '', revoked_at = 0 WHERE serial = ? AND issuer = ? AND state = 'held' RETURNING not_after",
-			found.Serial, found.Issuer)
-		if isNoRows(err) {
-			return refuse(Conflict, "certificate_state", "certificate %s is %s, not held: revocation is final", found.Serial, found.State)
-		}
+		is, err := suspended(tx, found.Serial, found.Issuer)
 		if err != nil {
 			return err
 		}
-		logRevocation(tx, revocation{Issuer: found.Issuer, Serial: found.Serial, NotAfter: notAfter})
-		return a.append(tx, audit.Entry{Actor: actor, Action: "certificate_unheld", Object: found.Serial, Detail: map[string]string{"issuer": found.Issuer, "device": found.Device}})
+		if is {
+			return refuse(Conflict, "device_suspended", "certificate %s is held because %q is suspended: device resume", found.Serial, found.Device)
+		}
+		changed, err := a.unholdInTx(tx, actor, found)
+		if err == nil && !changed {
+			return refuse(Conflict, "certificate_state", "certificate %s is %s, not held: revocation is final", found.Serial, found.State)
+		}
+		return err
 	})
 	if err != nil {
 		return Certificate{}, passThrough("record resumption", err)

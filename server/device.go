@@ -19,6 +19,8 @@ type deviceCommand struct {
 	Show    deviceShow    `cmd:"" help:"Show a device and its certificates."`
 	Revoke  deviceRevoke  `cmd:"" help:"Revoke a device: nothing of it is accepted until device reissue."`
 	Reissue deviceReissue `cmd:"" help:"Re-admit a device, once, with a new code or birth certificate."`
+	Suspend deviceSuspend `cmd:"" help:"Suspend a device: its certificates are held and nothing of it is accepted, until it is resumed."`
+	Resume  deviceResume  `cmd:"" help:"Resume a suspended device: everything is as before the suspension."`
 	Remove  deviceRemove  `cmd:"" help:"Remove a device; its certificates are revoked."`
 }
 
@@ -56,11 +58,19 @@ func (c *deviceList) Run(a *app) error {
 		return c.show(a, out, func(w io.Writer) {
 			var rows [][]string
 			for _, d := range out.Items {
-				rows = append(rows, []string{d.ID, d.State, d.Label, dash(d.BoundKind), stamp(d.CreatedAt)})
+				rows = append(rows, []string{d.ID, standing(d), d.Label, dash(d.BoundKind), stamp(d.CreatedAt)})
 			}
 			table(w, "ID STATE LABEL BOUND CREATED", rows)
 		})
 	})
+}
+
+// standing is the state as people read it.
+func standing(d admin.Device) string {
+	if d.SuspendedAt.IsZero() {
+		return d.State
+	}
+	return d.State + " (suspended)"
 }
 
 // pages reads a collection to its end. next is what the page after an item is asked for by.
@@ -113,7 +123,7 @@ func (c *deviceShow) Run(a *app) error {
 		}
 		out.Certificates = certs.Items
 		return c.show(a, out, func(w io.Writer) {
-			fields(w, "id", out.ID, "state", out.State, "label", out.Label, "service", out.Service, "bound to", strings.TrimSpace(out.BoundKind+" "+out.BoundTo),
+			fields(w, "id", out.ID, "state", standing(out.Device), "label", out.Label, "service", out.Service, "bound to", strings.TrimSpace(out.BoundKind+" "+out.BoundTo),
 				"names", strings.Join(out.SANs, ", "), "created", stamp(out.CreatedAt))
 			printCertificates(w, out.Certificates)
 		})
@@ -136,16 +146,47 @@ func (c *deviceRevoke) Run(a *app) error {
 	})
 }
 
+type deviceSuspend struct {
+	jsonFlag
+	ID string `arg:""`
+}
+
+func (c *deviceSuspend) Run(a *app) error {
+	return a.with(func(api *api) error {
+		var out admin.Device
+		if err := api.call(http.MethodPost, path("devices", c.ID, "suspend"), nil, &out); err != nil {
+			return err
+		}
+		return c.show(a, out, func(w io.Writer) { fmt.Fprintf(w, "device %s is suspended since %s\n", out.ID, stamp(out.SuspendedAt)) })
+	})
+}
+
+type deviceResume struct {
+	jsonFlag
+	ID string `arg:""`
+}
+
+func (c *deviceResume) Run(a *app) error {
+	return a.with(func(api *api) error {
+		var out admin.Device
+		if err := api.call(http.MethodPost, path("devices", c.ID, "resume"), nil, &out); err != nil {
+			return err
+		}
+		return c.show(a, out, func(w io.Writer) { fmt.Fprintf(w, "device %s is %s\n", out.ID, out.State) })
+	})
+}
+
 type deviceReissue struct {
 	jsonFlag
-	ID  string `arg:""`
-	Out string `help:"File for the new code, mode 0600. Default: it is printed." placeholder:"FILE"`
+	ID     string `arg:""`
+	Reason string `help:"Why its certificates end, RFC 5280 reason." default:"superseded" placeholder:"REASON"`
+	Out    string `help:"File for the new code, mode 0600. Default: it is printed." placeholder:"FILE"`
 }
 
 func (c *deviceReissue) Run(a *app) error {
 	return a.with(func(api *api) error {
 		var out admin.Code
-		if err := api.call(http.MethodPost, path("devices", c.ID, "reissue"), nil, &out); err != nil {
+		if err := api.call(http.MethodPost, path("devices", c.ID, "reissue"), admin.ReissueDevice{Reason: c.Reason}, &out); err != nil {
 			return err
 		}
 		return c.deliver(a, out, c.Out)

@@ -48,11 +48,32 @@ func (a *API) registerDevices() {
 		device, err := a.cfg.Book.RevokeDevice(ctx, c.Actor, in.ID, in.Body.Reason)
 		return showDevice(device), err
 	})
-	handle(a, operators, http.MethodPost, "/devices/{id}/reissue", "Re-admit a device with a new code", func(ctx context.Context, c Caller, in *DeviceID) (Code, error) {
+	handle(a, operators, http.MethodPost, "/devices/{id}/suspend", "Suspend a device: its certificates are held, nothing of it is accepted", func(ctx context.Context, c Caller, in *DeviceID) (Device, error) {
+		if err := a.mayUseDevice(ctx, c, in.ID); err != nil {
+			return Device{}, err
+		}
+		device, err := a.cfg.Book.SuspendDevice(ctx, c.Actor, in.ID)
+		return showDevice(device), err
+	})
+	handle(a, operators, http.MethodPost, "/devices/{id}/resume", "Resume a suspended device: what the suspension held is valid again", func(ctx context.Context, c Caller, in *DeviceID) (Device, error) {
+		if err := a.mayUseDevice(ctx, c, in.ID); err != nil {
+			return Device{}, err
+		}
+		device, err := a.cfg.Book.ResumeDevice(ctx, c.Actor, in.ID)
+		return showDevice(device), err
+	})
+	handle(a, operators, http.MethodPost, "/devices/{id}/reissue", "Re-admit a device with a new code", func(ctx context.Context, c Caller, in *struct {
+		DeviceID
+		Body *ReissueDevice `required:"false"`
+	}) (Code, error) {
 		if err := a.mayUseDevice(ctx, c, in.ID); err != nil {
 			return Code{}, err
 		}
-		code, err := a.cfg.Book.Reissue(ctx, c.Actor, in.ID)
+		reason := ""
+		if in.Body != nil {
+			reason = in.Body.Reason
+		}
+		code, err := a.cfg.Book.Reissue(ctx, c.Actor, in.ID, reason)
 		return showCode(code), err
 	})
 	handleEmpty(a, operators, http.MethodDelete, "/devices/{id}", "Remove a device; its certificates are revoked", func(ctx context.Context, c Caller, in *DeviceID) error {
@@ -67,5 +88,6 @@ func showDevice(e registration.EndEntity) Device {
 	return Device{
 		ID: e.ID, Label: e.Label, State: e.State, BoundKind: e.BoundKind, BoundTo: e.BoundTo,
 		SANs: e.SANs, Service: e.Service, Generation: e.Generation, CreatedAt: e.CreatedAt,
+		SuspendedAt: e.SuspendedAt,
 	}
 }

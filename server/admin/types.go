@@ -123,6 +123,13 @@ type Device struct {
 	Service    string    `json:"service,omitempty" doc:"the application it belongs to; bridges put it where {service} stands in a topic"`
 	Generation int64     `json:"generation" doc:"counts re-admissions"`
 	CreatedAt  time.Time `json:"created_at"`
+
+	SuspendedAt time.Time `json:"suspended_at,omitzero" doc:"since when nothing of it is accepted; absent if it is not suspended"`
+}
+
+// ReissueDevice says why the device's certificates end.
+type ReissueDevice struct {
+	Reason string `json:"reason,omitempty" doc:"RFC 5280 name; default superseded"`
 }
 
 // NewDevice is the request to create an end entity.

@@ -111,8 +111,8 @@ func (b *Book) CheckOperational(ctx context.Context, l Label, certificate *x509.
 		}
 		return Requester{}, err
 	}
-	if e.State != StateGenerated || e.Generation != record.Generation {
-		return Requester{}, notAuthenticated("end entity %s is %s, generation %d; certificate %s is of generation %d", e.ID, e.State, e.Generation, record.Serial, record.Generation)
+	if !e.counts(record.Generation) {
+		return Requester{}, notAuthenticated("end entity %s is %s, generation %d; certificate %s is of generation %d", e.ID, e.describe(), e.Generation, record.Serial, record.Generation)
 	}
 	return r, nil
 }

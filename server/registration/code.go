@@ -95,8 +95,8 @@ func (b *Book) CreateCode(ctx context.Context, actor, id, label string, expires 
 			}
 		case e.Label != l.Name:
 			return refuse(Conflict, "device_label", "device %q belongs to label %q", id, e.Label)
-		case e.State != StateNew:
-			return refuse(Conflict, "device_state", "device %q is %s: use device reissue", id, e.State)
+		case e.standing() != standing{state: StateNew}:
+			return refuse(Conflict, "device_state", "device %q is %s: a code would not count", id, e.describe())
 		case len(sans) > 0:
 			names, err := checkSANs(sans)
 			if err != nil {

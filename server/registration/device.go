@@ -1,9 +1,4 @@
-// End entities: the devices (and bridges) as the registration authority knows them.
-//
-//	new        may enroll (first time, or again after a reissue)
-//	generated  has a certificate; its credentials serve for nothing but a repeat of the same request
-//	revoked    nothing of it is accepted until a reissue
-//	historical removed; its certificates stay on record
+// End entities: the devices (and bridges) as the registration authority knows them. Their states are in states.go.
 
 package registration
 
@@ -22,26 +17,20 @@ import (
 	"github.com/natal-pki/natal/internal/feedapi"
 )
 
-// States of an end entity.
-const (
-	StateNew        = "new"
-	StateGenerated  = "generated"
-	StateRevoked    = "revoked"
-	StateHistorical = "historical"
-)
-
 // EndEntity is the record of a device.
 type EndEntity struct {
 	ID         string
 	Label      string
 	State      string
-	BoundKind  string   // "code" or "birth": its first authenticator; "" while unbound
+	BoundKind  string   // "code", "birth" or "bundle": its first authenticator; "" while unbound
 	BoundTo    string   // code id, or birth CA key and serial number
 	SANs       []string // names registered with it: "dns:NAME", "ip:ADDRESS"
 	Service    string   // the application it belongs to, a level of its topics at the broker; "" if none
 	Generation int64    // rises with each reissue
 	CreatedAt  time.Time
 	UpdatedAt  time.Time
+
+	SuspendedAt time.Time // zero if it is not suspended
 }
 
 type entityRow struct {
@@ -61,7 +50,7 @@ type entityRow struct {
 const entityColumns = "id, label, state, bound_kind, bound_to, sans, generation, service, suspended_at, created_at, updated_at"
 
 func (r *entityRow) entity() (EndEntity, error) {
-	e := EndEntity{ID: r.ID, Label: r.Label, State: r.State, BoundKind: r.BoundKind, BoundTo: r.BoundTo, Service: r.Service, Generation: r.Generation, CreatedAt: moment(r.CreatedAt), UpdatedAt: moment(r.UpdatedAt)}
+	e := EndEntity{ID: r.ID, Label: r.Label, State: r.State, BoundKind: r.BoundKind, BoundTo: r.BoundTo, Service: r.Service, Generation: r.Generation, CreatedAt: moment(r.CreatedAt), UpdatedAt: moment(r.UpdatedAt), SuspendedAt: moment(r.SuspendedAt)}
 	if err := json.Unmarshal([]byte(r.SANs), &e.SANs); err != nil {
 		return e, fmt.Errorf("end entity %s: %w", r.ID, err)
 	}
@@ -110,13 +99,11 @@ func (b *Book) addEntity(tx *database.Tx, actor string, l Label, d NewDevice) er
 	err = tx.Get(&twin, "SELECT "+entityColumns+" FROM end_entities WHERE lower(id) = ?", strings.ToLower(id))
 	switch {
 	case isNoRows(err):
-		_, err = tx.Exec("INSERT INTO end_entities ("+entityColumns+") VALUES (?, ?, 'new', '', '', ?, 1, ?, 0, ?, ?)", id, l.Name, names, d.Service, now.UnixMilli(), now.UnixMilli())
-	case err == nil && twin.ID == id && twin.State == StateHistorical:
-		_, err = tx.Exec("UPDATE end_entities SET label = ?, state = 'new', bound_kind = '', bound_to = '', sans = ?, service = ?, suspended_at = 0, generation = generation + 1, updated_at = ? WHERE id = ?", l.Name, names, d.Service, now.UnixMilli(), id)
-	case err == nil && twin.ID == id:
-		return refuse(Conflict, "device_exists", "device %q exists", id)
+		err = b.insert(tx, now, d, l.Name, names)
+	case err == nil && twin.ID != id:
+		err = refuse(Conflict, "device_exists", "device %q differs from %q in case only", id, twin.ID)
 	case err == nil:
-		return refuse(Conflict, "device_exists", "device %q differs from %q in case only", id, twin.ID)
+		err = b.addAgain(tx, now, &twin, l, d, names)
 	}
 	if err != nil {
 		return err
@@ -127,6 +114,20 @@ func (b *Book) addEntity(tx *database.Tx, actor string, l Label, d NewDevice) er
 		detail["service"] = d.Service
 	}
 	return b.append(tx, audit.Entry{Actor: actor, Action: "device_added", Object: id, Detail: detail})
+}
+
+// addAgain gives a removed device's id a new life.
+func (b *Book) addAgain(tx *database.Tx, now time.Time, row *entityRow, l Label, d NewDevice, names string) error {
+	row.SANs = names
+	old, err := row.entity()
+	if err != nil {
+		return err
+	}
+	_, _, err = b.change(tx, now, old, eventAdd, func(e *EndEntity) {
+		unbound(e)
+		e.Label, e.Service = l.Name, d.Service
+	})
+	return err
 }
 
 // tell puts a change of a device into the feed if its label's certificates reach brokers.
@@ -238,7 +239,7 @@ func (b *Book) DevicesForBroker(ctx context.Context) (feedapi.Devices, error) {
 			ID      string `db:"id"`
 			Service string `db:"service"`
 		}
-		if err := b.db.Select(ctx, &members, "SELECT id, service FROM end_entities WHERE label = ? AND state IN ('new', 'generated') ORDER BY id", l.Name); err != nil {
+		if err := b.db.Select(ctx, &members, "SELECT id, service FROM end_entities WHERE label = ? AND state IN ('new', 'generated') AND suspended_at = 0 ORDER BY id", l.Name); err != nil {
 			return feedapi.Devices{}, storage("list devices", err)
 		}
 		for _, m := range members {
@@ -251,22 +252,27 @@ func (b *Book) DevicesForBroker(ctx context.Context) (feedapi.Devices, error) {
 
 // RevokeDevice revokes the end entity: all its certificates, its codes, its birth certificate's right, until a reissue.
 func (b *Book) RevokeDevice(ctx context.Context, actor, id, reason string) (EndEntity, error) {
-	if err := ca.CheckReason(reason); err != nil {
+	if err := checkFinal(reason); err != nil {
 		return EndEntity{}, err
 	}
+	return b.end(ctx, actor, id, eventRevoke, "device_revoked", reason)
+}
+
+// checkFinal refuses what is no reason for an end.
+func checkFinal(reason string) error {
 	if reason == "certificateHold" {
-		return EndEntity{}, refuse(Invalid, "reason", "certificateHold is for certificates: cert revoke SERIAL --reason certificateHold")
+		return refuse(Invalid, "reason", "certificateHold is no end: device suspend ID, or cert revoke SERIAL --reason certificateHold")
 	}
-	return b.end(ctx, actor, id, StateRevoked, "device_revoked", reason)
+	return ca.CheckReason(reason)
 }
 
 // RemoveDevice revokes all that the device has and keeps it as historical. The id may be added again.
 func (b *Book) RemoveDevice(ctx context.Context, actor, id string) error {
-	_, err := b.end(ctx, actor, id, StateHistorical, "device_removed", "cessationOfOperation")
+	_, err := b.end(ctx, actor, id, eventRemove, "device_removed", "cessationOfOperation")
 	return err
 }
 
-func (b *Book) end(ctx context.Context, actor, id, state, action, reason string) (EndEntity, error) {
+func (b *Book) end(ctx context.Context, actor, id string, ev event, action, reason string) (EndEntity, error) {
 	var issuers []string
 	ctx = context.WithoutCancel(ctx)
 	err := b.db.Write(ctx, "registration.device_end", func(tx *database.Tx) error {
@@ -274,15 +280,9 @@ func (b *Book) end(ctx context.Context, actor, id, state, action, reason string)
 		if err != nil {
 			return err
 		}
-		if e.State == state {
-			issuers = nil
-			return nil
-		}
-		if e.State == StateHistorical {
-			return refuse(Conflict, "device_state", "device %q was removed", id)
-		}
 		now := b.clock.Now()
-		if _, err := tx.Exec("UPDATE end_entities SET state = ?, updated_at = ? WHERE id = ?", state, now.UnixMilli(), id); err != nil {
+		issuers = nil
+		if _, changed, err := b.change(tx, now, e, ev, nil); err != nil || !changed {
 			return err
 		}
 		if issuers, err = b.endCredentials(tx, now, actor, id, reason); err != nil {
@@ -316,9 +316,12 @@ func (b *Book) lock(tx *database.Tx, id string) (EndEntity, error) {
 	return r.entity()
 }
 
-// endCredentials revokes every certificate and code of a device and returns the CAs concerned.
+// endCredentials revokes every certificate and code of a device, and with them the memory of a suspension, and returns the CAs concerned.
 func (b *Book) endCredentials(tx *database.Tx, now time.Time, actor, id, reason string) (issuers []string, err error) {
 	if _, err := tx.Exec("UPDATE enrollment_codes SET state = 'revoked' WHERE device = ? AND state = 'active'", id); err != nil {
+		return nil, err
+	}
+	if err := b.ca.ForgetSuspensionInTx(tx, id); err != nil {
 		return nil, err
 	}
 	var rows []struct {
@@ -349,9 +352,15 @@ func (b *Book) endCredentials(tx *database.Tx, now time.Time, actor, id, reason 
 	return issuers, nil
 }
 
-// Reissue lets an end entity enroll once more: its certificates are revoked as superseded, its bindings undone; a fresh code is returned where the
+// Reissue lets an end entity enroll once more: its certificates are revoked for reason ("": superseded), its bindings undone; a fresh code is returned where the
 // label takes codes (otherwise Code.Code is empty and its birth certificate serves once more).
-func (b *Book) Reissue(ctx context.Context, actor, id string) (Code, error) {
+func (b *Book) Reissue(ctx context.Context, actor, id, reason string) (Code, error) {
+	if reason == "" {
+		reason = "superseded"
+	}
+	if err := checkFinal(reason); err != nil {
+		return Code{}, err
+	}
 	var issuers []string
 	var code Code
 	ctx = context.WithoutCancel(ctx)
@@ -360,14 +369,11 @@ func (b *Book) Reissue(ctx context.Context, actor, id string) (Code, error) {
 		if err != nil {
 			return err
 		}
-		if e.State == StateHistorical {
-			return refuse(Conflict, "device_state", "device %q was removed: add it again", id)
-		}
 		l, now := b.known(e.Label), b.clock.Now()
-		if issuers, err = b.endCredentials(tx, now, actor, id, "superseded"); err != nil {
+		if _, _, err := b.change(tx, now, e, eventReissue, unbound); err != nil {
 			return err
 		}
-		if _, err := tx.Exec("UPDATE end_entities SET state = 'new', bound_kind = '', bound_to = '', generation = generation + 1, updated_at = ? WHERE id = ?", now.UnixMilli(), id); err != nil {
+		if issuers, err = b.endCredentials(tx, now, actor, id, reason); err != nil {
 			return err
 		}
 		b.tell(tx, now, feedapi.DeviceAdded, l, id, e.Service)
@@ -377,7 +383,7 @@ func (b *Book) Reissue(ctx context.Context, actor, id string) (Code, error) {
 				return err
 			}
 		}
-		return b.append(tx, audit.Entry{Actor: actor, Action: "device_reissued", Object: id})
+		return b.append(tx, audit.Entry{Actor: actor, Action: "device_reissued", Object: id, Detail: map[string]string{"reason": reason}})
 	})
 	if err != nil {
 		return Code{}, storage("reissue device", err)

@@ -168,7 +168,7 @@ func TestRemovedDeviceStaysRemoved(t *testing.T) {
 	}
 	_, err := i.Book.RevokeDevice(ctx, "test", "dev-1", "unspecified")
 	wantKind(t, err, registration.Conflict, "device_state")
-	_, err = i.Book.Reissue(ctx, "test", "dev-1")
+	_, err = i.Book.Reissue(ctx, "test", "dev-1", "")
 	wantKind(t, err, registration.Conflict, "device_state")
 	if _, err := i.Book.AddDevice(ctx, "test", registration.NewDevice{ID: "dev-1", Label: registration.Default}); err != nil {
 		t.Errorf("added again: %v", err)

@@ -154,8 +154,8 @@ func (c *claim) existing(tx *database.Tx, now time.Time) (*ca.ID, error) {
 	case c.requester.Kind != KindOperational && now.Sub(found.CreatedAt) > RedeliveryWindow:
 		return nil, notAuthenticated("%s %s of %s was used for certificate %s at %v", c.requester.Kind, c.requesterName, c.requester.Device, found.Serial, found.CreatedAt)
 	}
-	if e := c.entity; e.State != StateGenerated || e.Generation != found.Generation {
-		return nil, notAuthenticated("end entity %s is %s", c.requester.Device, e.State)
+	if e := c.entity; !e.counts(found.Generation) {
+		return nil, notAuthenticated("end entity %s is %s", c.requester.Device, e.describe())
 	}
 	if c.requester.Kind == KindOperational {
 		if err := c.mayRenew(tx, now); err != nil {
@@ -190,22 +190,26 @@ func (c *claim) bind(tx *database.Tx, now time.Time) error {
 			return err
 		}
 		c.announce = true
+		var err error
+		if c.entity, err = c.book.lock(tx, c.requester.Device); err != nil {
+			return err
+		}
 	}
-	rows, err := tx.Exec("UPDATE end_entities SET state = 'generated', bound_kind = ?, bound_to = ?, updated_at = ? WHERE id = ? AND label = ? AND generation = ? AND state = 'new'",
-		c.requester.Kind, c.requesterName, now.UnixMilli(), c.requester.Device, c.label.Name, c.generation)
-	if err != nil {
-		return err
+	e := c.entity
+	if e.Label != c.label.Name || e.Generation != c.generation {
+		return notAuthenticated("end entity %s is of label %s, generation %d: %s %s does not count", e.ID, e.Label, e.Generation, c.requester.Kind, c.requesterName)
 	}
-	if e := c.entity; rows != 1 {
-		return notAuthenticated("end entity %s is %s, label %s, bound to %s %s: %s %s does not count", e.ID, e.State, e.Label, e.BoundKind, e.BoundTo, c.requester.Kind, c.requesterName)
+	_, _, err := c.book.change(tx, now, e, eventEnroll, func(e *EndEntity) { e.BoundKind, e.BoundTo = c.requester.Kind, c.requesterName })
+	if isKind(err, Conflict) {
+		return notAuthenticated("end entity %s, bound to %s %s: %s %s does not count: %w", e.ID, e.BoundKind, e.BoundTo, c.requester.Kind, c.requesterName, err)
 	}
-	return nil
+	return err
 }
 
 // renew checks, in the transaction, that the certificate may still re-enroll, and notes its first use.
 func (c *claim) renew(tx *database.Tx, now time.Time) error {
-	if e := c.entity; e.State != StateGenerated || e.Generation != c.requester.Certificate.Generation {
-		return notAuthenticated("end entity %s is %s", c.requester.Device, e.State)
+	if e := c.entity; !e.counts(c.requester.Certificate.Generation) {
+		return notAuthenticated("end entity %s is %s", c.requester.Device, e.describe())
 	}
 	return c.mayRenew(tx, now)
 }

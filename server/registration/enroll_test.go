@@ -386,7 +386,7 @@ func TestReissueAdmitsOnce(t *testing.T) {
 		if _, err := i.Book.CreateCode(ctx, "test", "dev-1", registration.Default, 0, nil); err == nil {
 			t.Fatal("a code for a revoked device")
 		}
-		code, err := i.Book.Reissue(ctx, "test", "dev-1")
+		code, err := i.Book.Reissue(ctx, "test", "dev-1", "")
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -422,7 +422,7 @@ func TestReissueByBirthCertificate(t *testing.T) {
 	}
 	_, err := enrollBirth(i, birth, installation.CSR(t, installation.Key(t), "SN-1", nil))
 	wantKind(t, err, registration.NotAuthenticated, "not_authenticated")
-	if _, err := i.Book.Reissue(ctx, "test", "SN-1"); err != nil {
+	if _, err := i.Book.Reissue(ctx, "test", "SN-1", ""); err != nil {
 		t.Fatal(err)
 	}
 	if _, err := enrollBirth(i, birth, installation.CSR(t, installation.Key(t), "SN-1", nil)); err != nil {

@@ -72,6 +72,16 @@ func operations() []operation {
 			w.enrolled("dev-1")
 			return repeatable(func() error { return w.Book.RemoveDevice(ctx, "test", "dev-1") }, w.device("dev-1", registration.StateHistorical))
 		}},
+		{name: "suspend a device", prepare: func(w *world) attempt {
+			c := w.enrolled("dev-1")
+			return repeatable(func() error { _, err := w.Book.SuspendDevice(ctx, "test", "dev-1"); return err }, w.state(c, ca.Held))
+		}},
+		{name: "resume a device", prepare: func(w *world) attempt {
+			c := w.enrolled("dev-1")
+			_, err := w.Book.SuspendDevice(ctx, "test", "dev-1")
+			w.must(err)
+			return repeatable(func() error { _, err := w.Book.ResumeDevice(ctx, "test", "dev-1"); return err }, w.state(c, ca.Issued))
+		}},
 		{name: "reissue", prepare: reissue},
 		{name: "create a code", prepare: createCode},
 		{name: "revoke a code", prepare: func(w *world) attempt {
@@ -323,7 +333,7 @@ func abandon(w *world) attempt {
 func reissue(w *world) attempt {
 	w.enrolled("dev-1")
 	var code registration.Code
-	act := func() (err error) { code, err = w.Book.Reissue(ctx, "test", "dev-1"); return err }
+	act := func() (err error) { code, err = w.Book.Reissue(ctx, "test", "dev-1", ""); return err }
 	return repeatable(act, func() bool { // the last code that was shown lets it in, once
 		c, err := w.EnrollWith("dev-1", code.Code, installation.CSR(w.t, installation.Key(w.t), "dev-1", nil))
 		return w.got("dev-1", "code after the reissue", c, err) == nil

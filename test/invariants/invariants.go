@@ -1,9 +1,9 @@
 // Package invariants checks from outside that what docs/invariants.md promises holds in a database and in what clients received:
-// INV-1 to INV-5, INV-7 and INV-11. It reads with its own SQL and crypto/x509 and uses nothing of the code that it judges.
+// INV-1 to INV-5, INV-7, of INV-8 what a suspension promises, and INV-11. It reads with its own SQL and crypto/x509 and uses nothing of the code that it judges.
 //
 // What it cannot see: the order of recording and signing in time (ca/precommit_test.go does), and what was in the database before.
 //
-// Files: invariants.go (Check), certificates.go (INV-1 to INV-4), rights.go (INV-5), crls.go (INV-7), audit.go (INV-11).
+// Files: invariants.go (Check), certificates.go (INV-1 to INV-4), rights.go (INV-5), suspensions.go (INV-8), crls.go (INV-7), audit.go (INV-11).
 package invariants
 
 import (
@@ -52,6 +52,7 @@ func Check(ctx context.Context, url string, state State, received ...Received) [
 	c.checkAudit()
 	c.checkCertificates()
 	c.checkRights()
+	c.checkSuspensions()
 	c.checkCRLs()
 	return c.broken
 }
@@ -65,6 +66,7 @@ type checker struct {
 	authorities  []authorityRow
 	codes        []codeRow
 	entities     []entityRow
+	suspended    []suspendedRow
 	crls         []crlRow
 	audit        []auditRow
 	head         auditRow
@@ -104,7 +106,8 @@ func (c *checker) read(ctx context.Context, url string) error {
 		{&c.certificates, "SELECT serial, issuer, state, device, profile, profile_hash, spki_sha256, requester_kind, requester, claim, generation, tbs_sha256, tbs, der, not_before, not_after, created_at, issued_at, revoked_at, reason FROM certificates ORDER BY created_at, serial"},
 		{&c.authorities, "SELECT name, state, certificate, crl_number FROM authorities"},
 		{&c.codes, "SELECT id, device, state, issuer, serial, used_at FROM enrollment_codes"},
-		{&c.entities, "SELECT id, state, bound_kind, bound_to, generation FROM end_entities"},
+		{&c.entities, "SELECT id, state, bound_kind, bound_to, generation, suspended_at FROM end_entities"},
+		{&c.suspended, "SELECT serial, issuer, device FROM suspended_certificates"},
 		{&c.crls, "SELECT authority, number, this_update, next_update, issued_at, entries, sha256, der FROM crls ORDER BY authority, number"},
 		{&c.changes, "SELECT seq FROM changes ORDER BY seq"},
 	} {

@@ -52,7 +52,7 @@ func busy(t *testing.T, url string) (*installation.Installation, []invariants.Re
 	i.Clock.Advance(time.Minute)
 	_, err = i.Book.RevokeDevice(ctx, "test", "dev-3", "keyCompromise")
 	must(err)
-	code, err := i.Book.Reissue(ctx, "test", "dev-3")
+	code, err := i.Book.Reissue(ctx, "test", "dev-3", "")
 	must(err)
 	three, err := i.EnrollWith("dev-3", code.Code, installation.CSR(t, installation.Key(t), "dev-3", nil))
 	must(err)
@@ -73,6 +73,14 @@ func busy(t *testing.T, url string) (*installation.Installation, []invariants.Re
 	six, err := i.Book.Enroll(ctx, r, l, installation.CSR(t, installation.Key(t), "dev-6", nil), false)
 	must(err)
 	got("dev-6", "birth certificate of dev-6", six)
+	got("dev-7", "code of dev-7", i.EnrollByCode(t, "dev-7", installation.Key(t)))
+	_, err = i.Book.SuspendDevice(ctx, "test", "dev-7")
+	must(err)
+	got("dev-8", "code of dev-8", i.EnrollByCode(t, "dev-8", installation.Key(t)))
+	_, err = i.Book.SuspendDevice(ctx, "test", "dev-8")
+	must(err)
+	_, err = i.Book.ResumeDevice(ctx, "test", "dev-8")
+	must(err)
 	_, err = i.CA.Create(ctx, "test", ca.CreateRequest{Name: "waiting", External: true})
 	must(err)
 	return i, received
@@ -123,6 +131,11 @@ func TestHarmIsFound(t *testing.T) {
 		{"a right used up twice", "INV-5", []string{"DROP INDEX certificates_claim", "UPDATE certificates SET claim = 'x'"}},
 		{"a code that was forgotten", "INV-5", []string{"DELETE FROM enrollment_codes WHERE device = 'dev-2'"}},
 		{"a device that may enroll again", "INV-5", []string{"UPDATE end_entities SET state = 'new' WHERE id = 'dev-2'"}},
+		{"a state that no device has", "INV-5", []string{"UPDATE end_entities SET state = 'retired' WHERE id = 'dev-5'"}},
+		{"a suspended device with a certificate", "INV-8", []string{"UPDATE certificates SET state = 'issued', reason = '', revoked_at = 0 WHERE device = 'dev-7'"}},
+		{"a device that was resumed by half", "INV-8", []string{"UPDATE end_entities SET suspended_at = 0 WHERE id = 'dev-7'"}},
+		{"revoked and suspended", "INV-8", []string{"UPDATE end_entities SET suspended_at = 1 WHERE id = 'dev-5'"}},
+		{"suspended by nobody", "INV-11", []string{"UPDATE end_entities SET suspended_at = 1 WHERE id = 'dev-4'"}},
 		{"a CRL number used up and forgotten", "INV-7", []string{"UPDATE authorities SET crl_number = 1"}},
 		{"CRLs in another order", "INV-7", []string{"UPDATE crls SET number = 100 WHERE authority = 'devices' AND number = 2"}},
 		{"a damaged CRL", "INV-7", []string{"UPDATE crls SET der = substr(der, 1, 50) WHERE authority = 'devices' AND number = 2"}},

@@ -2,7 +2,10 @@
 
 package invariants
 
-import "fmt"
+import (
+	"fmt"
+	"slices"
+)
 
 type codeRow struct {
 	ID     string `db:"id"`
@@ -19,6 +22,8 @@ type entityRow struct {
 	BoundKind  string `db:"bound_kind"`
 	BoundTo    string `db:"bound_to"`
 	Generation int64  `db:"generation"`
+
+	SuspendedAt int64 `db:"suspended_at"`
 }
 
 func (c *checker) checkRights() {
@@ -37,6 +42,8 @@ func (c *checker) checkRights() {
 			right = "code " + r.Requester
 		case "birth":
 			right = fmt.Sprintf("birth %s %s g%d", r.Requester, r.Device, r.Generation)
+		case "bundle":
+			right = fmt.Sprintf("bundle %s g%d", r.Device, r.Generation)
 		default:
 			continue
 		}
@@ -92,6 +99,8 @@ func (c *checker) checkEntities(first map[string]string) {
 			c.fail("INV-5", "device %s is new and has certificate %q, bound to %q", e.ID, serial, e.BoundTo)
 		case e.State == "generated" && (serial == "" || e.BoundKind == "" || e.BoundTo == ""):
 			c.fail("INV-5", "device %s is generated and has no certificate of generation %d", e.ID, e.Generation)
+		case !slices.Contains([]string{"new", "generated", "revoked", "historical"}, e.State):
+			c.fail("INV-5", "device %s is %q, which is no state", e.ID, e.State)
 		}
 	}
 }

@@ -154,6 +154,15 @@ CREATE INDEX certificates_state ON certificates (state, serial) WHERE state <> '
 CREATE INDEX certificates_expiry ON certificates (not_after, serial) WHERE state = 'issued';
 CREATE INDEX certificates_intended ON certificates (created_at) WHERE state = 'intended';
 
+-- Certificates that the suspension of a device holds: its end gives back these and no others.
+CREATE TABLE suspended_certificates (
+    serial TEXT NOT NULL,
+    issuer TEXT NOT NULL,
+    device TEXT NOT NULL,
+    PRIMARY KEY (serial, issuer)
+);
+CREATE INDEX suspended_certificates_device ON suspended_certificates (device);
+
 -- What was revoked, held or taken back, in the order in which it was committed: CRLs and OCSP answers follow it.
 CREATE TABLE revocations (
     seq        BIGINT NOT NULL PRIMARY KEY,
