@@ -22,9 +22,11 @@ import (
 
 // States of a CA.
 const (
-	Waiting = "waiting" // it has a key and no certificate yet
-	Active  = "active"
-	Retired = "retired"
+	Waiting  = "waiting"  // it has a key and no certificate yet
+	Standby  = "standby"  // it will take over from another: trusted already, issues nothing yet
+	Active   = "active"   // it issues
+	Retiring = "retiring" // another one has taken over: it signs CRLs as long as its certificates live
+	Retired  = "retired"  // trusted no more; it has signed its last CRL
 )
 
 // UseRoot marks a CA that signs CAs only. The other uses are those of profiles.
@@ -44,6 +46,8 @@ type CreateRequest struct {
 	Use         string // "" : bound by the first label
 	CRLValidity time.Duration
 	CRLInterval time.Duration
+
+	replaces *authority // the CA that it takes over from
 }
 
 type authorityRow struct {
@@ -71,10 +75,10 @@ const authorityColumns = "name, subject, parent, state, key_spec, key_uri, profi
 
 func newAuthority(r authorityRow) (*authority, error) {
 	au := &authority{row: r}
-	if r.Certificate == nil {
-		return au, nil
-	}
 	var err error
+	if au.crosses, err = x509.ParseCertificates(r.Crosses); err != nil || r.Certificate == nil {
+		return au, err
+	}
 	if au.certificate, err = x509.ParseCertificate(r.Certificate); err != nil {
 		return nil, err
 	}
@@ -90,6 +94,11 @@ func (au *authority) mayIssue() error {
 		return refuse(Unavailable, "ca_waiting", "CA %q waits for its certificate", au.row.Name)
 	}
 	return refuse(Unavailable, "ca_not_active", "CA %q is %s", au.row.Name, au.row.State)
+}
+
+// inForce tells whether the CA signs CRLs and what else it needs for its own work, and is in the trust stores.
+func (au *authority) inForce() bool {
+	return slices.Contains([]string{Standby, Active, Retiring}, au.row.State)
 }
 
 // reservedNames are those of the secrets that lie beside the CAs' keys.
@@ -185,10 +194,16 @@ func (a *Authorities) Create(ctx context.Context, actor string, req CreateReques
 	if err := a.checkClock(ctx); err != nil {
 		return Info{}, err
 	}
+	if err := a.checkSubject(req.replaces, subject.String()); err != nil {
+		return Info{}, err
+	}
 	now := a.clock.Now()
 	row := authorityRow{
 		Name: req.Name, Subject: subject.String(), Parent: req.Parent, State: Waiting, KeySpec: req.Key, KeyURI: "file:keys/" + req.Name + ".pem", Use: req.Use,
 		PublicURL: strings.TrimRight(req.PublicURL, "/"), CRLValidity: req.CRLValidity.Milliseconds(), CRLInterval: req.CRLInterval.Milliseconds(), Shards: 1, CreatedAt: now.UnixMilli(),
+	}
+	if err := row.replace(req.replaces); err != nil {
+		return Info{}, err
 	}
 	key, stored, err := a.store.Create(row.KeyURI, req.Key)
 	if err != nil {
@@ -202,21 +217,32 @@ func (a *Authorities) Create(ctx context.Context, actor string, req CreateReques
 	if parent == nil {
 		au = &authority{row: row} // a root signs itself
 	}
-	var p *prepared
+	var certificates []*prepared
 	if !req.External {
-		if p, err = a.prepareCA(au, subject, key.Public(), req.Years, parent == nil); err != nil {
+		p, err := a.prepareCA(au, subject, key.Public(), req.Years, parent == nil)
+		if err != nil {
 			return Info{}, err
 		}
 		p.row.Requester, p.row.Claim = row.Name, "authority/"+row.Name
+		certificates = append(certificates, p)
+		if parent == nil && req.replaces != nil {
+			crosses, err := a.prepareCrosses(req.replaces, row, p)
+			if err != nil {
+				return Info{}, err
+			}
+			certificates = append(certificates, crosses...)
+		}
 	}
 	ctx = context.WithoutCancel(ctx)
-	if err := a.recordCA(ctx, actor, &row, p); err != nil {
+	if err := a.recordCA(ctx, actor, &row, certificates); err != nil {
 		return Info{}, err
 	}
-	if p != nil {
-		if _, err := a.complete(ctx, au, &p.row); err != nil {
+	for _, p := range certificates {
+		if _, err := a.complete(ctx, p.au, &p.row); err != nil {
 			return Info{}, err
 		}
+	}
+	if len(certificates) > 0 {
 		if err := a.afterActivation(ctx, row.Name); err != nil {
 			return Info{}, err
 		}
@@ -224,9 +250,9 @@ func (a *Authorities) Create(ctx context.Context, actor string, req CreateReques
 	return a.Get(ctx, req.Name)
 }
 
-// recordCA stores a new CA and, in the same transaction, the certificate it is about to get, if it is signed here: what a crash leaves then
+// recordCA stores a new CA and, in the same transaction, the certificates it is about to get, if it is signed here: what a crash leaves then
 // is finished by Sweep.
-func (a *Authorities) recordCA(ctx context.Context, actor string, row *authorityRow, p *prepared) error {
+func (a *Authorities) recordCA(ctx context.Context, actor string, row *authorityRow, certificates []*prepared) error {
 	err := a.db.Write(ctx, "ca.create", func(tx *database.Tx) error {
 		_, err := tx.Exec("INSERT INTO authorities ("+authorityColumns+") VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
 			row.Name, row.Subject, row.Parent, row.State, row.KeySpec, row.KeyURI, row.Use, row.PublicURL, row.CSR, nil, nil, row.CRLValidity, row.CRLInterval, 0, row.Shards, row.Replaces, nil, row.CreatedAt)
@@ -239,13 +265,15 @@ func (a *Authorities) recordCA(ctx context.Context, actor string, row *authority
 		if err := tx.TouchConfiguration(); err != nil {
 			return err
 		}
-		if err := a.append(tx, audit.Entry{Actor: actor, Action: "ca_created", Object: row.Name, Detail: map[string]string{"subject": row.Subject, "key": row.KeySpec, "parent": row.Parent}}); err != nil {
+		if err := a.append(tx, audit.Entry{Actor: actor, Action: "ca_created", Object: row.Name, Detail: map[string]string{"subject": row.Subject, "key": row.KeySpec, "parent": row.Parent, "replaces": row.Replaces}}); err != nil {
 			return err
 		}
-		if p == nil {
-			return nil
+		for _, p := range certificates {
+			if err := a.intend(tx, &p.row, actor); err != nil {
+				return err
+			}
 		}
-		return a.intend(tx, &p.row, actor)
+		return nil
 	})
 	return passThrough("record CA", err)
 }
@@ -277,10 +305,7 @@ func (a *Authorities) prepareCA(au *authority, subject pkix.Name, public crypto.
 		if template.NotAfter.After(parent.NotAfter) {
 			template.NotAfter = parent.NotAfter
 		}
-		if au.row.PublicURL != "" {
-			template.CRLDistributionPoints = []string{au.crlAddress(au.shardOf(SerialHex(serial)))}
-			template.IssuingCertificateURL = []string{au.row.PublicURL + "/ca/" + au.row.Name + ".der"}
-		}
+		au.addAddresses(template)
 	}
 	p, err := a.encode(au, parent, template, public, now)
 	if err != nil {
@@ -291,18 +316,24 @@ func (a *Authorities) prepareCA(au *authority, subject pkix.Name, public crypto.
 }
 
 // activate stores the certificate of the CA name, in the transaction that stores the certificate itself. For a certificate that was signed for
-// a CA of another installation (ca sign) there is nothing to do.
+// a CA of another installation (ca sign) there is nothing to do. A CA that takes over from another one stands by until Activate.
 func (a *Authorities) activate(tx *database.Tx, name string, der []byte, issuer *authority) error {
+	if root, ok := strings.CutPrefix(name, crossOf); ok {
+		return a.addCross(tx, root, der)
+	}
 	var chain []byte
 	if name != issuer.row.Name {
 		chain = slices.Concat(issuer.row.Certificate, issuer.row.Chain)
 	}
-	rows, err := tx.Exec("UPDATE authorities SET certificate = ?, chain = ?, state = 'active' WHERE name = ? AND state = 'waiting'", der, chain, name)
+	rows, err := tx.Exec("UPDATE authorities SET certificate = ?, chain = ?, state = "+firstState+" WHERE name = ? AND state = 'waiting'", der, chain, name)
 	if err != nil || rows == 0 {
 		return err
 	}
 	return tx.TouchConfiguration()
 }
+
+// firstState is the state of a CA that gets its certificate.
+const firstState = "CASE WHEN replaces = '' THEN 'active' ELSE 'standby' END"
 
 // afterActivation publishes the first, empty CRL: a broker needs it beside the CA.
 func (a *Authorities) afterActivation(ctx context.Context, name string) error {
@@ -323,7 +354,7 @@ func (a *Authorities) Offline(ctx context.Context, actor, name, out string) erro
 	if _, err := a.signer(au); err != nil {
 		return err
 	}
-	if au.row.State == Active {
+	if au.inForce() {
 		if _, err := a.IssueCRL(ctx, actor, name); err != nil {
 			return err
 		}
@@ -371,7 +402,7 @@ func (a *Authorities) BindUse(tx *database.Tx, name, use string) error {
 	if _, err := tx.Exec("UPDATE authorities SET profile_use = ? WHERE name = ? AND profile_use = ''", use, name); err != nil {
 		return err
 	}
-	if use == profile.UseBroker && row.State == Active {
+	if use == profile.UseBroker && (row.State == Standby || row.State == Active || row.State == Retiring) {
 		a.changes.Append(tx, feedapi.Change{At: a.clock.Now(), Kind: feedapi.TrustSetChanged})
 	}
 	return tx.TouchConfiguration()

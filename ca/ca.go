@@ -15,6 +15,8 @@
 //	keys.go                   from a CA to its key
 //	authority.go subject.go   a CA's life: create, bind, offline; names
 //	foreign.go external.go    CSRs out and in, import
+//	rollover.go crosses.go    one CA after another; the certificates that link two roots
+//	retire.go                 the end of a CA
 //	info.go                   what others see
 //	issue.go sign.go          certificates: TBS bytes and signature
 //	certificate.go            the records
@@ -79,6 +81,7 @@ type authority struct {
 	row         authorityRow
 	certificate *x509.Certificate   // nil while waiting
 	chain       []*x509.Certificate // issuer first, up to and including the root; empty for a root
+	crosses     []*x509.Certificate // of a root that replaces another one: OldWithNew, NewWithOld
 }
 
 // Open reads the CAs and profiles.

@@ -9,6 +9,7 @@ import (
 	"crypto/sha256"
 	"crypto/x509"
 	"encoding/hex"
+	"errors"
 	"fmt"
 	"math/big"
 	"sync"
@@ -188,6 +189,10 @@ func (a *Authorities) makeCRL(ctx context.Context, actor, name string) (CRL, err
 	if au.certificate == nil {
 		return CRL{}, refuse(Unavailable, "ca_waiting", "CA %q waits for its certificate", name)
 	}
+	if done, err := a.signedLastCRL(ctx, au); done || err != nil {
+		crl, readErr := a.CurrentCRL(ctx, name)
+		return crl, errors.Join(err, readErr)
+	}
 	if err := a.checkClock(ctx); err != nil {
 		return CRL{}, err
 	}
@@ -276,7 +281,7 @@ func (a *Authorities) crlTemplate(ctx context.Context, au *authority, number int
 	}
 	return &x509.RevocationList{
 		SignatureAlgorithm: algorithm, Number: big.NewInt(number), ThisUpdate: thisUpdate, RevokedCertificateEntries: entries,
-		NextUpdate: now.Add(time.Duration(au.row.CRLValidity) * time.Millisecond).Truncate(time.Second),
+		NextUpdate: au.crlEnds(now),
 	}, last.Number, nil
 }
 

@@ -48,6 +48,9 @@ func (a *Authorities) Import(ctx context.Context, actor, name string, certPEM, c
 	if !sameKey(own.PublicKey, certificate.PublicKey) {
 		return Info{}, refuse(Conflict, "ca_key_mismatch", "%s is for another key than that of CA %q", certificate.Subject, name)
 	}
+	if err := a.checkSubject(a.replaced(au), certificate.Subject.String()); err != nil {
+		return Info{}, err
+	}
 	chain, err := a.checkCA(ctx, certificate, issuers)
 	if err != nil {
 		return Info{}, err
@@ -179,7 +182,7 @@ func (a *Authorities) storeImported(ctx context.Context, actor, name string, cer
 	}
 	sum := sha256.Sum256(certificate.Raw)
 	err := a.db.Write(ctx, "ca.import", func(tx *database.Tx) error {
-		rows, err := tx.Exec("UPDATE authorities SET certificate = ?, chain = ?, subject = ?, state = 'active' WHERE name = ? AND state = 'waiting'",
+		rows, err := tx.Exec("UPDATE authorities SET certificate = ?, chain = ?, subject = ?, state = "+firstState+" WHERE name = ? AND state = 'waiting'",
 			certificate.Raw, chainDER, certificate.Subject.String(), name)
 		if err != nil {
 			return err

@@ -20,6 +20,9 @@ type Info struct {
 	PublicURL   string // base of the addresses in its certificates
 	Certificate *x509.Certificate
 	Chain       []*x509.Certificate // issuers, up to and including the root
+	Replaces    string              // name of the CA that it takes over from, or ""
+	ReplacedBy  string              // name of the CA that takes over from it, or ""
+	Crosses     []*x509.Certificate // of a root that replaces another one: the cross certificates between the two
 	KeyOnline   bool
 	CRLValidity time.Duration
 	CRLInterval time.Duration
@@ -65,6 +68,10 @@ func (a *Authorities) Get(ctx context.Context, name string) (Info, error) {
 	}
 	info.KeyOnline = a.store.Exists(r.KeyURI)
 	var crl crlRow
+	info.Replaces, info.Crosses = r.Replaces, au.crosses
+	if next := a.successor(name); next != nil {
+		info.ReplacedBy = next.row.Name
+	}
 	switch err := a.db.Get(ctx, &crl, "SELECT "+crlSummary+" FROM crls WHERE authority = ? ORDER BY number DESC LIMIT 1", name); {
 	case err == nil:
 		info.CRLNumber, info.ThisUpdate, info.NextUpdate, info.CRLEntries = crl.Number, moment(crl.ThisUpdate), moment(crl.NextUpdate), int(crl.Entries)

@@ -33,6 +33,10 @@ type Request struct {
 	Generation    int64                    // of the end entity
 	Renews        string                   // serial of the certificate that this one renews, or ""
 
+	// Upkeep marks what a CA needs for its own work (a canary, the certificate of an OCSP signer): it comes from this very CA, in standby and
+	// retiring too. Anything else comes from the CA that has taken over, if one has.
+	Upkeep bool
+
 	// ClaimKey is the name of what is used up by this certificate. It is unique in the database for ever: a second
 	// certificate with the same ClaimKey cannot be recorded. Empty: nothing is used up.
 	ClaimKey string
@@ -60,6 +64,21 @@ func (a *Authorities) Issue(ctx context.Context, req Request) (Certificate, erro
 	if err := a.checkClock(ctx); err != nil {
 		return Certificate{}, err
 	}
+	for tries := 0; ; tries++ {
+		c, err := a.issueOnce(ctx, req)
+		if !errors.Is(err, errTakenOver) || tries == 3 {
+			return c, err
+		}
+		if err := a.reload(ctx); err != nil {
+			return Certificate{}, err
+		}
+	}
+}
+
+// errTakenOver says that the CA has stopped issuing since it was read: its successor is to be asked.
+var errTakenOver = refuse(Unavailable, "ca_not_active", "the CA does not issue any more")
+
+func (a *Authorities) issueOnce(ctx context.Context, req Request) (Certificate, error) {
 	p, err := a.prepare(ctx, req)
 	if err != nil {
 		return a.redeliver(ctx, req, err)
@@ -74,6 +93,9 @@ func (a *Authorities) Issue(ctx context.Context, req Request) (Certificate, erro
 				return err
 			}
 		}
+		if err := stillIssues(tx, p.au, req.Upkeep); err != nil {
+			return err
+		}
 		return a.intend(tx, &p.row, req.Actor)
 	})
 	if err != nil {
@@ -83,6 +105,18 @@ func (a *Authorities) Issue(ctx context.Context, req Request) (Certificate, erro
 		return a.finish(ctx, *existing)
 	}
 	return a.complete(ctx, p.au, &p.row)
+}
+
+// stillIssues looks in the transaction that records a certificate whether its CA may: another server may have changed that.
+func stillIssues(tx *database.Tx, au *authority, upkeep bool) error {
+	var now authority
+	if err := tx.Get(&now.row.State, "SELECT state FROM authorities WHERE name = ?", au.row.Name); err != nil {
+		return err
+	}
+	if now.row.State == Active || upkeep && now.inForce() {
+		return nil
+	}
+	return errTakenOver
 }
 
 // errNothing undoes a claim that found nothing to redeliver.
@@ -124,7 +158,10 @@ func (a *Authorities) prepare(ctx context.Context, req Request) (*prepared, erro
 	if err != nil {
 		return nil, err
 	}
-	if err := au.mayIssue(); err != nil {
+	if !req.Upkeep {
+		au = a.inPlaceOf(au)
+	}
+	if err := au.mayIssue(); err != nil && !(req.Upkeep && au.inForce()) {
 		return nil, err
 	}
 	prof, err := a.Profile(ctx, req.Profile)

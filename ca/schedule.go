@@ -55,7 +55,13 @@ func (a *Authorities) issueDueCRLs(ctx context.Context, slack time.Duration) (ne
 		return next, err
 	}
 	for _, info := range list {
-		if info.Certificate == nil || !info.KeyOnline || info.State == Retired {
+		if info.Certificate == nil || !info.KeyOnline {
+			continue
+		}
+		if info.State == Retired { // but for a last CRL that a crash kept it from, it has signed all it ever will
+			if _, issue := a.IssueCRL(ctx, "server", info.Name); issue != nil {
+				err = errors.Join(err, fmt.Errorf("last crl of %s not issued: %w", info.Name, issue))
+			}
 			continue
 		}
 		due, lookErr := a.crlDue(ctx, info, slack)

@@ -4,6 +4,7 @@ package ca
 
 import (
 	"crypto/x509/pkix"
+	"encoding/asn1"
 	"errors"
 	"fmt"
 	"slices"
@@ -11,6 +12,8 @@ import (
 )
 
 var errSubject = errors.New("want a subject such as CN=NAME,O=ORGANISATION,C=DE")
+
+var oidCommonName = asn1.ObjectIdentifier{2, 5, 4, 3}
 
 // parseSubject reads "CN=a,O=b,C=DE" (RFC 4514, with the attributes that a CA's name has).
 func parseSubject(s string) (pkix.Name, error) {

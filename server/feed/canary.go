@@ -69,7 +69,7 @@ func (f *Feed) postCanary(w http.ResponseWriter, r *http.Request, bridge string)
 	rand.Read(random)
 	cert, err := f.cfg.CA.Issue(r.Context(), ca.Request{
 		Actor: "bridge:" + bridge, CA: req.Issuer, Profile: CanaryProfile, Device: CanaryPrefix + hex.EncodeToString(random),
-		PublicKey: csr.PublicKey, RequesterKind: RequesterKind, Requester: bridge, ClaimKey: slot, Claim: slotIsFree(slot),
+		PublicKey: csr.PublicKey, RequesterKind: RequesterKind, Requester: bridge, Upkeep: true, ClaimKey: slot, Claim: slotIsFree(slot),
 	})
 	if err != nil {
 		return err

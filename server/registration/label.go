@@ -9,6 +9,7 @@ import (
 	"regexp"
 	"slices"
 	"strings"
+	"time"
 
 	"github.com/natal-pki/natal/ca/profile"
 	"github.com/natal-pki/natal/internal/audit"
@@ -187,6 +188,30 @@ func (b *Book) putLabel(ctx context.Context, actor, action string, l Label, add 
 	}
 	b.changes.Announce()
 	return b.Label(ctx, l.Name)
+}
+
+// MoveLabels points every label of the CA from to the CA to, in the transaction in which that one takes over. It returns their names.
+func (b *Book) MoveLabels(tx *database.Tx, now time.Time, actor, from, to string) ([]string, error) {
+	var rows []labelRow
+	if err := tx.Select(&rows, "SELECT name, authority, profile, auth, version FROM labels WHERE authority = ? ORDER BY name", from); err != nil {
+		return nil, err
+	}
+	var names []string
+	for _, r := range rows {
+		if _, err := tx.Exec("UPDATE labels SET authority = ?, version = version + 1, updated_at = ? WHERE name = ? AND authority = ?", to, now.UnixMilli(), r.Name, from); err != nil {
+			return nil, err
+		}
+		var auth []string
+		if err := json.Unmarshal([]byte(r.Auth), &auth); err != nil {
+			return nil, err
+		}
+		err := b.append(tx, audit.Entry{Actor: actor, Action: "label_set", Object: r.Name, Detail: map[string]string{"ca": to, "profile": r.Profile, "auth": strings.Join(auth, ",")}})
+		if err != nil {
+			return nil, err
+		}
+		names = append(names, r.Name)
+	}
+	return names, nil
 }
 
 // keepUse refuses another use for a label that has end entities: brokers would not learn that their certificates are of another kind now.

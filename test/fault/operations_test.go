@@ -136,6 +136,27 @@ func operations() []operation {
 		{name: "create a CA", crl: true, prepare: createCA(ca.CreateRequest{Name: "second", Parent: "root", Use: "broker"}, ca.Active)},
 		{name: "create a CA that waits", prepare: createCA(ca.CreateRequest{Name: "second", External: true}, ca.Waiting)},
 		{name: "import a CA", prepare: importCA},
+		{name: "roll a CA over", prepare: rollOver("devices", 0)},
+		{name: "roll a root over", prepare: rollOver("root", 2)},
+		{name: "let a CA take over", prepare: func(w *world) attempt {
+			w.must(rollOver("devices", 0)(w).act())
+			return repeatable(func() error {
+				_, err := w.CA.Activate(ctx, "test", "devices-2", ca.Activation{MoveLabels: w.Book.MoveLabels})
+				return err
+			}, func() bool {
+				l, err := w.Book.Label(ctx, registration.Default)
+				return err == nil && l.CA == "devices-2" && w.count("SELECT COUNT(*) FROM authorities WHERE name = 'devices' AND state = 'retiring'") == 1
+			})
+		}},
+		{name: "retire a CA", prepare: func(w *world) attempt {
+			w.must(rollOver("devices", 0)(w).act())
+			_, err := w.CA.Activate(ctx, "test", "devices-2", ca.Activation{MoveLabels: w.Book.MoveLabels})
+			w.must(err)
+			return repeatable(func() error { _, err := w.CA.Retire(ctx, "test", "devices", ""); return err }, func() bool {
+				info, err := w.CA.Get(ctx, "devices")
+				return err == nil && info.State == ca.Retired && info.NextUpdate.Equal(info.Certificate.NotAfter)
+			})
+		}},
 		{name: "sign for another installation", prepare: func(w *world) attempt {
 			_, err := w.CA.Create(ctx, "test", ca.CreateRequest{Name: "second", External: true})
 			w.must(err)
@@ -361,6 +382,16 @@ func createCA(req ca.CreateRequest, state string) func(*world) attempt {
 			return exists(err) || errors.As(err, &typed) && typed.Rule == "ca_exists"
 		}
 		return a
+	}
+}
+
+// rollOver makes NAME-2, with so many cross certificates.
+func rollOver(name string, crosses int) func(*world) attempt {
+	return func(w *world) attempt {
+		return once(func() error { _, err := w.CA.Rollover(ctx, "test", ca.RolloverRequest{CA: name}); return err }, func() bool {
+			info, err := w.CA.Get(ctx, name+"-2")
+			return err == nil && info.State == ca.Standby && info.CRLNumber > 0 && len(info.Crosses) == crosses
+		})
 	}
 }
 
