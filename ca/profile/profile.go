@@ -3,24 +3,26 @@
 // template, or into the name of the rule that the request breaks.
 //
 // Everything here is a pure function: no clock, no database, no key. What cannot be unsafe is not
-// configurable: leaves only (CA:FALSE), validity below a ceiling, never past the issuer, and nothing of
+// configurable: leaves only (CA:FALSE) except for use ca, validity below a ceiling, never past the issuer, and nothing of
 // a request reaches a certificate except its public key and what the profile lists.
 //
-// Files: profile.go (file -> Profile), build.go (Profile + request -> template, findings), key.go (key specs).
+// Files: profile.go (Profile), file.go (YAML form), validate.go (what a file may say), build.go (Profile + request -> template,
+// findings), subject.go, names.go and usage.go (its parts), ca.go (profiles of CAs), check.go (what is legal and unwise), key.go (key specs).
 package profile
 
 import (
 	"bytes"
 	"crypto/sha256"
 	"crypto/x509"
+	"encoding/asn1"
 	"encoding/hex"
 	"errors"
 	"fmt"
 	"io"
+	"net"
+	"net/netip"
 	"regexp"
 	"slices"
-	"strconv"
-	"strings"
 	"time"
 
 	"go.yaml.in/yaml/v3"
@@ -33,6 +35,7 @@ const (
 	UseBirth      = "birth"      // birth certificates: never in a broker's trust set
 	UseManagement = "management" // EST servers, administrators, bridges, brokers' own certificates
 	UseOCSP       = "ocsp"       // OCSP signers: the one use that a CA of any use issues for, and no label has
+	UseCA         = "ca"         // certificates of CAs: for ca create and ca sign, no label has one
 )
 
 // The longest validity of each use, whatever a file says.
@@ -41,57 +44,30 @@ var ceilings = map[string]time.Duration{
 	UseBirth:      30 * 366 * 24 * time.Hour,
 	UseManagement: 825 * 24 * time.Hour,
 	UseOCSP:       90 * 24 * time.Hour,
-}
-
-// file is the YAML form; its field comments are the manual.
-type file struct {
-	Name         string   `yaml:"name"`                // lower case letters, digits and hyphens
-	Use          string   `yaml:"use"`                 // broker, birth, management or ocsp
-	Keys         []string `yaml:"keys"`                // exact set: ec:P-256, ec:P-384, ec:P-521, rsa:2048, rsa:3072, rsa:4096, ed25519
-	Validity     string   `yaml:"validity"`            // 365d, 90d, 24h; the last second counts (RFC 5280 4.1.2.5)
-	Backdate     string   `yaml:"backdate"`            // how far notBefore lies before the moment of issuance; default 0s
-	Subject      subject  `yaml:"subject"`             // what the subject is made of
-	SAN          san      `yaml:"san"`                 // what the subject alternative name is made of; default none
-	EKU          []string `yaml:"extended_key_usage"`  // clientAuth, serverAuth; OCSPSigning for use ocsp
-	NoCheck      bool     `yaml:"ocsp_no_check"`       // for use ocsp: nobody asks for the status of the one that tells it (RFC 6960 4.2.2.2.1)
-	CSR          csr      `yaml:"csr"`                 // what a request may contribute
-	Addresses    []string `yaml:"addresses"`           // what to put into the certificate: crl (CDP), issuer and ocsp (AIA)
-	Distribution bool     `yaml:"distribution_points"` // true: addresses crl and issuer
-}
-
-type subject struct {
-	CommonName   string `yaml:"common_name"`   // device: the id of the end entity; first_dns: the first DNS name of the SAN
-	SerialNumber string `yaml:"serial_number"` // device, or nothing
-}
-
-type san struct {
-	DeviceDNS  bool `yaml:"device_dns"` // the id of the end entity as dNSName (or iPAddress if it is one)
-	Registered bool `yaml:"registered"` // names registered with the end entity
-	Required   bool `yaml:"required"`   // refuse to issue without a SAN
-}
-
-type csr struct {
-	Allow    []string `yaml:"allow"`    // san.dns, san.ip: may be asked for, if registered
-	Unlisted string   `yaml:"unlisted"` // what becomes of anything else that is asked for: refuse (default) or drop
+	UseCA:         40 * 366 * 24 * time.Hour,
 }
 
 // Profile is a valid certificate profile. It never changes; share it freely.
 type Profile struct {
-	file     file
-	source   []byte
-	hash     string
-	validity time.Duration
-	backdate time.Duration
-	ekus     []x509.ExtKeyUsage
+	file         file
+	source       []byte
+	hash         string
+	validity     time.Duration // the ceiling of the use where the end is fixed
+	until        time.Time     // zero: no fixed end
+	backdate     time.Duration
+	renewWithin  time.Duration // 0: always
+	ekus         []x509.ExtKeyUsage
+	unknownEKUs  []asn1.ObjectIdentifier
+	usage        x509.KeyUsage // 0: by the kind of key
+	policies     []x509.OID
+	signature    []x509.SignatureAlgorithm
+	patterns     map[string]*regexp.Regexp // by subject field
+	networks     []netip.Prefix            // of san.requested.ip
+	permittedIPs []*net.IPNet              // of name_constraints
+	excludedIPs  []*net.IPNet
 }
 
 var nameForm = regexp.MustCompile(`^[a-z0-9][a-z0-9-]{0,63}$`)
-
-var ekuNames = map[string]x509.ExtKeyUsage{
-	"clientAuth":  x509.ExtKeyUsageClientAuth,
-	"serverAuth":  x509.ExtKeyUsageServerAuth,
-	"OCSPSigning": x509.ExtKeyUsageOCSPSigning,
-}
 
 // Parse reads and validates a profile. The error names every problem with its key.
 func Parse(source []byte) (*Profile, error) {
@@ -115,115 +91,6 @@ func Parse(source []byte) (*Profile, error) {
 	return p, nil
 }
 
-func (p *Profile) validate() error {
-	var problems []error
-	problem := func(key, format string, args ...any) {
-		problems = append(problems, fmt.Errorf("%s: %s", key, fmt.Sprintf(format, args...)))
-	}
-	f := &p.file
-	if !nameForm.MatchString(f.Name) {
-		problem("name", "want %s", nameForm)
-	}
-	ceiling, known := ceilings[f.Use]
-	if !known {
-		problem("use", "want broker, birth, management or ocsp, not %q", f.Use)
-	}
-	if len(f.Keys) == 0 {
-		problem("keys", "at least one")
-	}
-	for _, k := range f.Keys {
-		if !knownKey(k) {
-			problem("keys", "%q is not one of %s", k, strings.Join(keySpecs, ", "))
-		}
-	}
-	var err error
-	if p.validity, err = parseDuration(f.Validity); err != nil || p.validity < time.Minute {
-		problem("validity", "%q is not a duration such as 365d, 24h or 90m of at least a minute", f.Validity)
-	} else if known && p.validity > ceiling {
-		problem("validity", "%s is above the ceiling of %dd for use %s", f.Validity, ceiling/(24*time.Hour), f.Use)
-	}
-	if f.Backdate != "" {
-		if p.backdate, err = parseDuration(f.Backdate); err != nil || p.backdate < 0 || p.backdate > time.Hour {
-			problem("backdate", "%q is not a duration between 0s and 1h", f.Backdate)
-		}
-	}
-	if !slices.Contains([]string{"device", "first_dns"}, f.Subject.CommonName) {
-		problem("subject.common_name", "want device or first_dns, not %q", f.Subject.CommonName)
-	}
-	if !slices.Contains([]string{"", "device"}, f.Subject.SerialNumber) {
-		problem("subject.serial_number", "want device or nothing, not %q", f.Subject.SerialNumber)
-	}
-	p.validateUsage(problem)
-	return errors.Join(problems...)
-}
-
-func (p *Profile) validateUsage(problem func(key, format string, args ...any)) {
-	f := &p.file
-	for _, name := range f.EKU {
-		eku, known := ekuNames[name]
-		if !known {
-			problem("extended_key_usage", "%q is not clientAuth, serverAuth or OCSPSigning", name)
-		}
-		p.ekus = append(p.ekus, eku)
-	}
-	if len(f.EKU) == 0 {
-		problem("extended_key_usage", "at least one")
-	}
-	if f.Use != UseManagement && slices.Contains(f.EKU, "serverAuth") {
-		problem("extended_key_usage", "serverAuth is for use management: a device certificate must not pass for a server")
-	}
-	p.validateOCSP(problem)
-	if slices.Contains(f.EKU, "serverAuth") && !f.SAN.Required {
-		problem("san.required", "a server certificate is named by its SAN (RFC 9525): want true")
-	}
-	if f.Subject.CommonName == "first_dns" && !f.SAN.Registered {
-		problem("subject.common_name", "first_dns needs san.registered")
-	}
-	for _, a := range f.CSR.Allow {
-		if a != "san.dns" && a != "san.ip" {
-			problem("csr.allow", "%q is not san.dns or san.ip", a)
-		}
-	}
-	switch f.CSR.Unlisted {
-	case "":
-		f.CSR.Unlisted = "refuse"
-	case "refuse", "drop":
-	default:
-		problem("csr.unlisted", "want refuse or drop, not %q", f.CSR.Unlisted)
-	}
-}
-
-// addressKinds are the addresses that a certificate may carry.
-var addressKinds = []string{"crl", "issuer", "ocsp"}
-
-// validateOCSP keeps OCSP signers apart: whoever holds such a key speaks for the CA.
-func (p *Profile) validateOCSP(problem func(key, format string, args ...any)) {
-	f := &p.file
-	if f.Distribution {
-		if f.Addresses != nil {
-			problem("distribution_points", "give addresses or distribution_points, not both")
-		}
-		f.Addresses = []string{"crl", "issuer"}
-	}
-	for _, a := range f.Addresses {
-		if !slices.Contains(addressKinds, a) {
-			problem("addresses", "%q is not one of %s", a, strings.Join(addressKinds, ", "))
-		}
-	}
-	if f.Use != UseOCSP {
-		if f.NoCheck || slices.Contains(f.EKU, "OCSPSigning") {
-			problem("use", "OCSPSigning and ocsp_no_check are for use ocsp")
-		}
-		return
-	}
-	if !slices.Equal(f.EKU, []string{"OCSPSigning"}) {
-		problem("extended_key_usage", "use ocsp has OCSPSigning alone")
-	}
-	if len(f.Addresses) > 0 {
-		problem("addresses", "nobody asks for the status of an OCSP signer: use ocsp has none")
-	}
-}
-
 // Name is the profile's name.
 func (p *Profile) Name() string { return p.file.Name }
 
@@ -233,26 +100,39 @@ func (p *Profile) Hash() string { return p.hash }
 // YAML is the file as it was read.
 func (p *Profile) YAML() string { return string(p.source) }
 
-// Use is UseBroker, UseBirth, UseManagement or UseOCSP.
+// Use is UseBroker, UseBirth, UseManagement, UseOCSP or UseCA.
 func (p *Profile) Use() string { return p.file.Use }
 
 // KeySpecs lists the accepted keys, in the file's order of preference.
 func (p *Profile) KeySpecs() []string { return slices.Clone(p.file.Keys) }
 
-// Validity is how long a certificate lives, its last second included.
+// Validity is how long a certificate lives, its last second included; with a fixed end, how long it may at most.
 func (p *Profile) Validity() time.Duration { return p.validity }
 
-// ClientAuth tells whether the certificates authenticate clients.
-func (p *Profile) ClientAuth() bool { return slices.Contains(p.ekus, x509.ExtKeyUsageClientAuth) }
+// ClientAuth tells whether the certificates authenticate clients. No extended key usage at all means any use (RFC 5280 section
+// 4.2.1.12), so such certificates do as well.
+func (p *Profile) ClientAuth() bool {
+	return !p.hasEKU() && p.file.Use != UseCA || slices.Contains(p.ekus, x509.ExtKeyUsageClientAuth)
+}
 
-// parseDuration is time.ParseDuration plus whole days ("365d").
-func parseDuration(s string) (time.Duration, error) {
-	if days, ok := strings.CutSuffix(s, "d"); ok {
-		n, err := strconv.Atoi(days)
-		if err != nil || n < 0 || n > 100000 {
-			return 0, fmt.Errorf("%q is not a number of days", s)
-		}
-		return time.Duration(n) * 24 * time.Hour, nil
-	}
-	return time.ParseDuration(s)
+func (p *Profile) hasEKU() bool { return len(p.ekus)+len(p.unknownEKUs) > 0 }
+
+// AllowsKeyReuse tells whether a public key of another end entity is accepted.
+func (p *Profile) AllowsKeyReuse() bool { return p.file.KeyReuse == "allow" }
+
+// AllowsRevokedKeys tells whether a public key of a revoked certificate is accepted, unless it was revoked as compromised.
+func (p *Profile) AllowsRevokedKeys() bool { return p.file.RevokedKeys == "compromised" }
+
+// SingleActive tells whether a new certificate revokes the older ones of the end entity.
+func (p *Profile) SingleActive() bool { return p.file.SingleActive }
+
+// LimitsRenewal tells whether Input.Renewed matters.
+func (p *Profile) LimitsRenewal() bool { return p.renewWithin > 0 }
+
+// Distribution tells whether the certificates carry the address of a CRL.
+func (p *Profile) Distribution() bool { return slices.Contains(p.file.Addresses, "crl") }
+
+// IssuedBy tells whether a CA of this name may issue by the profile.
+func (p *Profile) IssuedBy(authority string) bool {
+	return len(p.file.Issuers) == 0 || slices.Contains(p.file.Issuers, authority)
 }

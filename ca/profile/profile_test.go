@@ -48,6 +48,8 @@ func TestShippedProfiles(t *testing.T) {
 		"bridge":             {profile.UseManagement, 365 * day, true, "ec:P-256 ec:P-384"},
 		"admin":              {profile.UseManagement, 365 * day, true, "ec:P-256 ec:P-384 rsa:2048 rsa:3072"},
 		"mqtt-server":        {profile.UseManagement, 365 * day, false, "ec:P-256 ec:P-384 rsa:2048 rsa:3072"},
+		"station":            {profile.UseManagement, 365 * day, true, "ec:P-256 ec:P-384 rsa:2048 rsa:3072"},
+		"cfree-compat":       {profile.UseBroker, 730 * day, true, "rsa:2048 rsa:3072 rsa:4096 rsa:6144 rsa:8192"},
 		"ocsp-signer":        {profile.UseOCSP, 30 * day, false, "ec:P-256 ec:P-384 rsa:2048 rsa:3072 rsa:4096"},
 		"est-server":         {profile.UseManagement, 90 * day, false, "ec:P-256 ec:P-384"},
 	}
@@ -116,7 +118,7 @@ func TestBadProfilesAreRefused(t *testing.T) {
 		{"a server without a name", "use: broker", "use: management\ncsr: {}", ""},
 		{"anything from the request", "subject:", "csr:\n  allow: [subject]\nsubject:", "csr.allow:"},
 		{"an unknown verdict", "subject:", "csr:\n  unlisted: copy\nsubject:", "csr.unlisted:"},
-		{"a CA", "subject:", "basic_constraints: {ca: true}\nsubject:", "basic_constraints"},
+		{"a CA", "subject:", "basic_constraints: ca\nsubject:", "basic_constraints:"},
 	} {
 		source := strings.Replace(good, tc.old, tc.new, 1)
 		if tc.want == "" { // not broken yet: the last one is, once it is a server's
