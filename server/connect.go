@@ -19,6 +19,7 @@ import (
 	"os"
 	"path/filepath"
 	"strings"
+	"sync"
 
 	"github.com/natal-pki/natal/server/admin"
 	"github.com/natal-pki/natal/server/instance"
@@ -66,21 +67,22 @@ func (a *app) connectInProcess() (*api, error) {
 		return nil, errors.Join(err, lock.Release())
 	}
 	out := inProcess(a.ctx, newAdminAPI(i, nil))
-	out.close = func() error { return errors.Join(i.Close(), lock.Release()) }
+	wait := out.close
+	out.close = func() error { return errors.Join(wait(), i.Close(), lock.Release()) }
 	return out, nil
 }
 
 // inProcess is the API of handler, called as the local user.
 func inProcess(ctx context.Context, handler http.Handler) *api {
+	running := &sync.WaitGroup{}
 	transport := roundTripper(func(r *http.Request) (*http.Response, error) {
 		r = r.WithContext(admin.WithCaller(r.Context(), admin.LocalCaller(os.Getuid())))
-		w := &memoryResponse{header: http.Header{}, status: http.StatusOK}
-		if err := w.run(handler, r); err != nil {
-			return nil, err
-		}
-		return &http.Response{StatusCode: w.status, Header: w.header, Body: io.NopCloser(&w.body), Request: r}, nil
+		w := newPipedResponse()
+		running.Go(func() { w.run(handler, r) })
+		<-w.begun
+		return &http.Response{StatusCode: w.status, Header: w.sent, Body: w.body, Request: r}, nil
 	})
-	return &api{ctx: ctx, http: &http.Client{Transport: transport}, base: "http://in-process", close: func() error { return nil }}
+	return &api{ctx: ctx, http: &http.Client{Transport: transport}, base: "http://in-process", close: func() error { running.Wait(); return nil }}
 }
 
 func newAdminAPI(i *instance.Instance, serverCertificate func() *x509.Certificate) *admin.API {
@@ -94,27 +96,48 @@ type roundTripper func(*http.Request) (*http.Response, error)
 
 func (f roundTripper) RoundTrip(r *http.Request) (*http.Response, error) { return f(r) }
 
-// memoryResponse keeps an answer.
-type memoryResponse struct {
+// pipedResponse hands an answer on as it is written.
+type pipedResponse struct {
 	header http.Header
+	begun  chan struct{} // closed when status and sent are known
 	status int
-	body   bytes.Buffer
+	sent   http.Header
+	body   *io.PipeReader
+	out    *io.PipeWriter
 }
 
-func (w *memoryResponse) Header() http.Header         { return w.header }
-func (w *memoryResponse) WriteHeader(status int)      { w.status = status }
-func (w *memoryResponse) Write(p []byte) (int, error) { return w.body.Write(p) }
+func newPipedResponse() *pipedResponse {
+	w := &pipedResponse{header: http.Header{}, begun: make(chan struct{})}
+	w.body, w.out = io.Pipe()
+	return w
+}
 
-func (w *memoryResponse) run(h http.Handler, r *http.Request) (err error) {
+func (w *pipedResponse) Header() http.Header { return w.header }
+
+func (w *pipedResponse) WriteHeader(status int) {
+	if w.status == 0 {
+		w.status, w.sent = status, w.header.Clone()
+		close(w.begun)
+	}
+}
+
+func (w *pipedResponse) Write(p []byte) (int, error) {
+	w.WriteHeader(http.StatusOK)
+	return w.out.Write(p)
+}
+
+func (w *pipedResponse) run(h http.Handler, r *http.Request) {
 	defer func() {
-		if p := recover(); p == http.ErrAbortHandler {
-			err = errors.New("the answer was broken off")
+		p := recover()
+		w.WriteHeader(http.StatusOK)
+		if p == http.ErrAbortHandler {
+			w.out.CloseWithError(errors.New("the answer was broken off"))
 		} else if p != nil {
 			panic(p)
 		}
+		w.out.Close()
 	}()
 	h.ServeHTTP(w, r)
-	return nil
 }
 
 func (a *app) connectRemote() (*api, error) {

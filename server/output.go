@@ -99,3 +99,16 @@ func (a *app) write(out string, content []byte, mode os.FileMode) error {
 func writeFile(path string, content []byte, mode os.FileMode) error {
 	return fault.Step("server.output", func() error { return atomicfile.Write(path, content, mode) })
 }
+
+// writeStream is writeFile for what is not held in memory.
+func writeStream(path string, content io.Reader, mode os.FileMode) error {
+	f, err := atomicfile.Create(path, mode)
+	if err != nil {
+		return err
+	}
+	defer f.Abort()
+	if _, err := io.Copy(f, content); err != nil {
+		return err
+	}
+	return fault.Step("server.stream", f.Commit)
+}

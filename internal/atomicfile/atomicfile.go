@@ -20,39 +20,84 @@ func Write(path string, data []byte, mode os.FileMode) error {
 
 // WriteOwned is Write with an owner; -1 leaves the user or the group as the process's own.
 func WriteOwned(path string, data []byte, mode os.FileMode, uid, gid int) (err error) {
-	dir := filepath.Dir(path)
-	f, err := os.CreateTemp(dir, "."+filepath.Base(path)+temporary+"*")
+	f, err := create(path, mode, uid, gid)
 	if err != nil {
-		return fmt.Errorf("replace %s: %w", path, err)
+		return err
 	}
-	defer func() {
-		if err != nil {
-			f.Close()
-			os.Remove(f.Name())
-			err = fmt.Errorf("replace %s: %w", path, err)
-		}
-	}()
+	defer f.Abort()
+	if _, err := f.Write(data); err != nil {
+		return err
+	}
+	return f.Commit()
+}
+
+// File is a replacement in the making, for what is too large to be held in memory.
+type File struct {
+	temporary *os.File
+	path      string
+	closed    bool
+}
+
+// Create begins a replacement of path, which stays as it is until Commit. Call Abort when done, whatever happened.
+func Create(path string, mode os.FileMode) (*File, error) { return create(path, mode, -1, -1) }
+
+func create(path string, mode os.FileMode, uid, gid int) (*File, error) {
+	t, err := os.CreateTemp(filepath.Dir(path), "."+filepath.Base(path)+temporary+"*")
+	if err != nil {
+		return nil, fmt.Errorf("replace %s: %w", path, err)
+	}
+	f := &File{temporary: t, path: path}
 	if uid != -1 || gid != -1 {
-		if err = f.Chown(uid, gid); err != nil {
-			return err
-		}
+		err = t.Chown(uid, gid)
 	}
-	if err = f.Chmod(mode); err != nil {
-		return err
+	if err == nil {
+		err = t.Chmod(mode)
 	}
-	if _, err = f.Write(data); err != nil {
-		return err
+	if err != nil {
+		f.Abort()
+		return nil, fmt.Errorf("replace %s: %w", path, err)
 	}
-	if err = f.Sync(); err != nil {
-		return err
+	return f, nil
+}
+
+// Write implements io.Writer.
+func (f *File) Write(p []byte) (int, error) {
+	n, err := f.temporary.Write(p)
+	if err != nil {
+		err = fmt.Errorf("replace %s: %w", f.path, err)
 	}
-	if err = f.Close(); err != nil {
-		return err
+	return n, err
+}
+
+// Commit puts the new file in place of the old one.
+func (f *File) Commit() error { return f.finish(os.Rename) }
+
+// CommitNew is Commit that fails, with os.ErrExist, where there is a file already.
+func (f *File) CommitNew() error { return f.finish(os.Link) }
+
+func (f *File) finish(place func(from, to string) error) error {
+	err := errors.Join(f.temporary.Sync(), f.temporary.Close())
+	f.closed = true
+	if err == nil {
+		err = place(f.temporary.Name(), f.path)
 	}
-	if err = os.Rename(f.Name(), path); err != nil {
-		return err
+	os.Remove(f.temporary.Name()) // gone already after a rename
+	if err == nil {
+		err = SyncDir(filepath.Dir(f.path))
 	}
-	return SyncDir(dir)
+	if err != nil {
+		return fmt.Errorf("replace %s: %w", f.path, err)
+	}
+	return nil
+}
+
+// Abort gives the replacement up; after Commit it does nothing.
+func (f *File) Abort() {
+	if !f.closed {
+		f.closed = true
+		f.temporary.Close()
+		os.Remove(f.temporary.Name())
+	}
 }
 
 const temporary = ".tmp-" // between the name of a file, with a dot before it, and random digits

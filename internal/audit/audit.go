@@ -1,18 +1,20 @@
 // Package audit is the hash-chained audit log: every state change and its entry are one transaction, and each
 // entry carries the hash of the one before, so that a change, removal, insertion or reordering shows, and a
 // truncation shows against an exported head.
+//
+// The numbers of the entries have no gap, with one exception: an installation that was restored from a backup says so in an entry
+// "restored", whose number is far beyond any that may have been used since the backup was made. Its hash continues the entry before it
+// all the same.
+//
+// Files: audit.go (Append, Head), verify.go, export.go, checkpoint.go (signed heads).
 package audit
 
 import (
-	"bufio"
 	"context"
 	"crypto/sha256"
 	"encoding/hex"
 	"encoding/json"
-	"errors"
 	"fmt"
-	"io"
-	"math"
 	"strconv"
 	"time"
 
@@ -27,10 +29,42 @@ type Entry struct {
 	Detail map[string]string // snake_case keys
 }
 
+// Restored is the action of the entry that states a restore; only before it may numbers be missing.
+const Restored = "restored"
+
 // Head is the newest entry of a log. Keep one elsewhere to notice a truncation.
 type Head struct {
-	Seq  int64  `db:"seq" json:"seq"`
-	Hash string `db:"hash" json:"hash"` // SHA-256, hex
+	Epoch int64  `db:"epoch" json:"epoch"` // how often the installation was made or restored: 1 until the first restore
+	Seq   int64  `db:"seq" json:"seq"`
+	Hash  string `db:"hash" json:"hash"` // SHA-256, hex
+	At    int64  `db:"at" json:"at"`     // the newest time of an entry, Unix milliseconds
+}
+
+const headQuery = "SELECT a.seq, a.hash, a.at, c.value AS epoch FROM audit_head a JOIN counters c ON c.name = 'epoch' WHERE a.id = 1"
+
+// Current returns the newest entry's head.
+func Current(ctx context.Context, db *database.DB) (head Head, err error) {
+	if err := db.Get(ctx, &head, headQuery); err != nil {
+		return head, fmt.Errorf("audit head: %w", err)
+	}
+	return head, nil
+}
+
+// CurrentInTx is Current inside a transaction.
+func CurrentInTx(tx *database.Tx) (head Head, err error) {
+	if err := tx.Get(&head, headQuery); err != nil {
+		return head, fmt.Errorf("audit head: %w", err)
+	}
+	return head, nil
+}
+
+// Contains tells whether the log has the entry of a head that was kept elsewhere.
+func Contains(ctx context.Context, db *database.DB, head Head) (bool, error) {
+	var n int
+	if err := db.Get(ctx, &n, "SELECT COUNT(*) FROM audit WHERE seq = ? AND hash = ?", head.Seq, head.Hash); err != nil {
+		return false, fmt.Errorf("read audit: %w", err)
+	}
+	return n == 1 || head.Seq == 0, nil
 }
 
 type record struct {
@@ -110,86 +144,4 @@ func Newest(ctx context.Context, db *database.DB) (time.Time, error) {
 		return time.Time{}, nil
 	}
 	return time.UnixMilli(at).UTC(), nil
-}
-
-// ErrBroken is the root of every finding of Verify.
-var ErrBroken = errors.New("audit log is broken")
-
-// Verify walks the whole log and returns its head. known, if not nil, is a head exported earlier, which must still be part of the log. Entries
-// may be added meanwhile.
-func Verify(ctx context.Context, db *database.DB, known *Head) (Head, error) {
-	head := Head{}
-	before, err := storedHead(ctx, db)
-	if err != nil {
-		return head, err
-	}
-	err = walk(ctx, db, func(r record) error {
-		switch {
-		case r.Seq != head.Seq+1:
-			return fmt.Errorf("%w: entry %d is followed by %d", ErrBroken, head.Seq, r.Seq)
-		case r.Previous != head.Hash:
-			return fmt.Errorf("%w: entry %d does not continue entry %d", ErrBroken, r.Seq, head.Seq)
-		case r.sum() != r.Hash:
-			return fmt.Errorf("%w: entry %d was changed", ErrBroken, r.Seq)
-		case r.Seq == before.Seq && r.Hash != before.Hash:
-			return fmt.Errorf("%w: entry %d is not the one that the head tells of", ErrBroken, r.Seq)
-		case known != nil && known.Seq == r.Seq && known.Hash != r.Hash:
-			return fmt.Errorf("%w: entry %d is not the one of the exported head", ErrBroken, r.Seq)
-		}
-		head = Head{Seq: r.Seq, Hash: r.Hash}
-		return nil
-	})
-	if err != nil {
-		return head, err
-	}
-	if before.Seq > head.Seq {
-		return head, fmt.Errorf("%w: its end is missing: head says %d, last entry is %d", ErrBroken, before.Seq, head.Seq)
-	}
-	after, err := storedHead(ctx, db)
-	if err != nil {
-		return head, err
-	}
-	if after.Seq < head.Seq {
-		return head, fmt.Errorf("%w: entries stand after its end: head says %d, last entry is %d", ErrBroken, after.Seq, head.Seq)
-	}
-	if known != nil && known.Seq > head.Seq {
-		return head, fmt.Errorf("%w: its end is missing: exported head says %d, last entry is %d", ErrBroken, known.Seq, head.Seq)
-	}
-	return head, nil
-}
-
-func storedHead(ctx context.Context, db *database.DB) (head Head, err error) {
-	if err := db.Get(ctx, &head, "SELECT seq, hash FROM audit_head WHERE id = 1"); err != nil {
-		return head, fmt.Errorf("audit head: %w", err)
-	}
-	return head, nil
-}
-
-// Export writes one JSON object a line, oldest first.
-func Export(ctx context.Context, db *database.DB, w io.Writer) error {
-	out := bufio.NewWriter(w)
-	encoder := json.NewEncoder(out)
-	if err := walk(ctx, db, func(r record) error { return encoder.Encode(r) }); err != nil {
-		return err
-	}
-	return out.Flush()
-}
-
-func walk(ctx context.Context, db *database.DB, visit func(record) error) error {
-	const page = 1000
-	for next := int64(math.MinInt64); ; { // an entry before the first one is none of ours, and must show
-		var records []record
-		if err := db.Select(ctx, &records, "SELECT seq, at, actor, action, object, detail, previous, hash FROM audit WHERE seq >= ? ORDER BY seq LIMIT ?", next, page); err != nil {
-			return fmt.Errorf("read audit: %w", err)
-		}
-		for _, r := range records {
-			if err := visit(r); err != nil {
-				return err
-			}
-			next = r.Seq + 1
-		}
-		if len(records) < page {
-			return nil
-		}
-	}
 }

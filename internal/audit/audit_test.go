@@ -236,7 +236,7 @@ func TestExport(t *testing.T) {
 	}
 	write(t, db, noon, objects...)
 	var out bytes.Buffer
-	if err := audit.Export(ctx, db, &out); err != nil {
+	if err := audit.Export(ctx, db, &out, audit.Filter{}); err != nil {
 		t.Fatal(err)
 	}
 	lines := strings.Split(strings.TrimSuffix(out.String(), "\n"), "\n")

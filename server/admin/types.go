@@ -249,8 +249,10 @@ type Bridge struct {
 
 // AuditHead is the newest entry of the audit log.
 type AuditHead struct {
-	Seq  int64  `json:"seq"`
-	Hash string `json:"hash"`
+	Epoch int64     `json:"epoch" doc:"1, and one more after each restore"`
+	Seq   int64     `json:"seq"`
+	Hash  string    `json:"hash" doc:"SHA-256, hex"`
+	At    time.Time `json:"at" doc:"the newest time of an entry"`
 }
 
 // CRLSchedule is how long a CA's CRLs are valid and how often they are issued.

@@ -40,7 +40,7 @@ func refusalIsAudited(t *testing.T, s *testserver.Server) {
 		t.Fatalf("with name and code swapped: %d", answer.StatusCode)
 	}
 	var log strings.Builder
-	if err := audit.Export(t.Context(), s.DB, &log); err != nil {
+	if err := audit.Export(t.Context(), s.DB, &log, audit.Filter{}); err != nil {
 		t.Fatal(err)
 	}
 	lines := 0

@@ -42,7 +42,7 @@ func TestOneSuccessorCounts(t *testing.T) {
 	_, err = i.Renew(t, lost, installation.CSR(t, installation.Key(t), "dev-1", nil))
 	wantKind(t, err, registration.NotAuthorized, "superseded")
 	var log bytes.Buffer
-	if err := audit.Export(context.Background(), i.DB, &log); err != nil || !strings.Contains(log.String(), "renewed twice") {
+	if err := audit.Export(context.Background(), i.DB, &log, audit.Filter{}); err != nil || !strings.Contains(log.String(), "renewed twice") {
 		t.Errorf("no signal in the audit log, %v", err)
 	}
 }
