@@ -102,7 +102,7 @@ func (au *authority) inForce() bool {
 }
 
 // reservedNames are those of the secrets that lie beside the CAs' keys.
-var reservedNames = []string{"codes", "est-server"}
+var reservedNames = []string{"audit", "codes", "est-server"}
 
 var authorityName = regexp.MustCompile(`^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$`)
 

@@ -136,6 +136,7 @@ func (s *server) run(ctx context.Context, ready func(*server) error) error {
 	}
 	group.Go(func() error { return s.CA.RunCRLSchedule(background) })
 	group.Go(func() error { return s.cert.Run(background) })
+	group.Go(func() error { return s.KeepRecord(background) })
 	s.open.Store(true)
 	daemon.SdNotify(false, daemon.SdNotifyReady)
 	s.log.Info("serving", "est", s.est.address(), "public", s.public.address(), "admin", s.admin.address(), "metrics", s.monitoring.address())

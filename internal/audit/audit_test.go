@@ -51,14 +51,16 @@ func exec(t *testing.T, db *database.DB, statements ...string) {
 	}
 }
 
+// tampering is what whoever can write to the database may try.
+type tampering struct {
+	name       string
+	statements []string
+	onlyByHead bool // the log is whole in itself: only a head that was kept elsewhere tells
+}
+
 func TestTamperingShows(t *testing.T) {
 	t.Parallel()
-	// What whoever can write to the database may try; rehash tells that he knows how the hashes are made.
-	cases := []struct {
-		name       string
-		statements []string
-		onlyByHead bool // the log is whole in itself: only a head that was kept elsewhere tells
-	}{
+	cases := []tampering{
 		{name: "an actor changed", statements: []string{"UPDATE audit SET actor = 'cli:uid=0' WHERE seq = 4"}},
 		{name: "an action changed", statements: []string{"UPDATE audit SET action = 'x' WHERE seq = 4"}},
 		{name: "an object changed", statements: []string{"UPDATE audit SET object = 'x' WHERE seq = 4"}},
@@ -83,32 +85,38 @@ func TestTamperingShows(t *testing.T) {
 		{name: "the head missing", statements: []string{"DELETE FROM audit_head"}},
 		{name: "the end removed and the head with it", onlyByHead: true, statements: []string{"DELETE FROM audit WHERE seq > 5",
 			"UPDATE audit_head SET seq = 5, hash = (SELECT hash FROM audit WHERE seq = 5)"}},
+		{name: "a gap that is no restore", statements: []string{"UPDATE audit SET seq = 1000 WHERE seq = 7", "UPDATE audit_head SET seq = 1000"}},
+		{name: "a gap that calls itself a restore", statements: []string{"UPDATE audit SET seq = 1000, action = 'restored' WHERE seq = 7", "UPDATE audit_head SET seq = 1000"}},
+		{name: "a time and its hash changed", statements: []string{"UPDATE audit SET at = at + 1, hash = previous WHERE seq = 4"}},
 		{name: "everything removed and the head with it", onlyByHead: true, statements: []string{"DELETE FROM audit", "UPDATE audit_head SET seq = 0, hash = ''"}},
 	}
 	for _, tc := range cases {
-		t.Run(tc.name, func(t *testing.T) {
-			t.Parallel()
-			ctx := context.Background()
-			db := storage.Open(t, database.SQLite)
-			write(t, db, noon, "one", "two")
-			write(t, db, noon.Add(time.Second), "three")
-			write(t, db, noon.Add(time.Second), "four", "five", "six")
-			write(t, db, noon.Add(time.Minute), "seven")
-			head, err := audit.Verify(ctx, db, nil)
-			if err != nil || head.Seq != 7 {
-				t.Fatalf("the whole log: %v, %v", head, err)
-			}
-			exec(t, db, tc.statements...)
-			if _, err := audit.Verify(ctx, db, nil); (err == nil) != tc.onlyByHead {
-				t.Errorf("without a head: %v", err)
-			} else if err != nil && !errors.Is(err, audit.ErrBroken) && tc.name != "the head missing" {
-				t.Errorf("not said to be broken: %v", err)
-			}
-			if _, err := audit.Verify(ctx, db, &head); err == nil {
-				t.Error("with the exported head: found whole")
-			}
-		})
+		t.Run(tc.name, func(t *testing.T) { tamper(t, tc) })
 	}
+}
+
+func tamper(t *testing.T, tc tampering) {
+	t.Parallel()
+	storage.Each(t, func(t *testing.T, db *database.DB) {
+		ctx := context.Background()
+		write(t, db, noon, "one", "two")
+		write(t, db, noon.Add(time.Second), "three")
+		write(t, db, noon.Add(time.Second), "four", "five", "six")
+		write(t, db, noon.Add(time.Minute), "seven")
+		head, err := audit.Verify(ctx, db, nil)
+		if err != nil || head.Seq != 7 {
+			t.Fatalf("the whole log: %v, %v", head, err)
+		}
+		exec(t, db, tc.statements...)
+		if _, err := audit.Verify(ctx, db, nil); (err == nil) != tc.onlyByHead {
+			t.Errorf("without a head: %v", err)
+		} else if err != nil && !errors.Is(err, audit.ErrBroken) && tc.name != "the head missing" {
+			t.Errorf("not said to be broken: %v", err)
+		}
+		if _, err := audit.Verify(ctx, db, &head); err == nil {
+			t.Error("with the exported head: found whole")
+		}
+	})
 }
 
 // Everything after the exported head rewritten by somebody who knows the hashes, with as many entries: the head tells.
@@ -228,7 +236,7 @@ func TestExport(t *testing.T) {
 	t.Parallel()
 	ctx := context.Background()
 	db := storage.Open(t, database.SQLite)
-	odd := "a \"quoted\"\nline, \x1b[31m and <tags>"
+	odd := "a \"quoted\"\nline, \x1b[31m, \u009b31m, \u202e, \u2028, \U0001f511 and <tags>"
 	write(t, db, noon, odd)
 	objects := make([]string, 2100)
 	for i := range objects {
@@ -240,11 +248,11 @@ func TestExport(t *testing.T) {
 		t.Fatal(err)
 	}
 	lines := strings.Split(strings.TrimSuffix(out.String(), "\n"), "\n")
-	if len(lines) != 2101 {
+	if len(lines) != 2102 {
 		t.Fatalf("%d lines", len(lines))
 	}
 	previous := ""
-	for n, line := range lines {
+	for n, line := range lines[:2101] {
 		var e struct {
 			Seq                                           int64
 			At                                            int64
@@ -258,8 +266,13 @@ func TestExport(t *testing.T) {
 		}
 		previous = e.Hash
 	}
-	if strings.Contains(out.String(), "\x1b") {
-		t.Error("a control character in the export")
+	for _, char := range out.Bytes() {
+		if char != '\n' && (char < ' ' || char > '~') {
+			t.Fatalf("octet %#x in the export", char)
+		}
+	}
+	if head, err := audit.ReadHead(out.Bytes()); err != nil || head.Seq != 2101 || head.Hash != previous || head.Epoch != 1 {
+		t.Errorf("the head of the export: %v, %v", head, err)
 	}
 	if head, err := audit.Verify(ctx, db, nil); err != nil || head.Hash != previous {
 		t.Errorf("%v, %v", head, err)

@@ -10,6 +10,8 @@
 //	open.go        Open: settings, database, CAs, registration
 //	init.go        Init: a new instance, or the rest of a half-done one
 //	names.go       the names of this machine
+//	checkpoint.go  signed heads of the audit log
+//	epoch.go       what tells an older copy of the database
 //	servercert.go  the EST server's own certificate, renewed at two thirds of its life
 package instance
 

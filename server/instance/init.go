@@ -67,6 +67,9 @@ func Init(ctx context.Context, o Options, plan Plan) (*Instance, error) {
 	if err != nil {
 		return nil, err
 	}
+	if err := o.Dir.makeAuditKey(passphrase); err != nil {
+		return nil, err
+	}
 	settings, content, err := plan.settings()
 	if err != nil {
 		return nil, err

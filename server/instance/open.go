@@ -9,6 +9,7 @@ import (
 	"log/slog"
 	"os"
 	"strings"
+	"sync"
 
 	"github.com/natal-pki/natal/ca"
 	"github.com/natal-pki/natal/internal/atomicfile"
@@ -41,6 +42,7 @@ type Instance struct {
 	Log      *slog.Logger
 
 	passphrase []byte
+	memoryMu   sync.Mutex // held while DIR/epoch.json is brought up to date
 }
 
 // ReadSettings reads the configuration of a complete instance.
@@ -62,9 +64,20 @@ func (d Dir) ReadSettings(file string) (config.Settings, error) {
 	return settings, nil
 }
 
-// Open opens a complete instance. The caller holds the directory's lock.
+// Open opens a complete instance. The caller holds the directory's lock. A database that is an older copy is refused (ErrReplaced).
 func Open(ctx context.Context, o Options) (*Instance, error) {
-	for _, sub := range []string{"", "keys", "ca", "admin"} {
+	i, err := openUnchecked(ctx, o)
+	if err != nil {
+		return nil, err
+	}
+	if err := i.checkHead(ctx); err != nil {
+		return nil, errors.Join(err, i.DB.Close())
+	}
+	return i, nil
+}
+
+func openUnchecked(ctx context.Context, o Options) (*Instance, error) {
+	for _, sub := range []string{"", "keys", "ca", "admin", "audit"} {
 		if err := atomicfile.RemoveLeftovers(o.Dir.Path(sub)); err != nil && !errors.Is(err, os.ErrNotExist) {
 			return nil, err
 		}
@@ -79,6 +92,9 @@ func Open(ctx context.Context, o Options) (*Instance, error) {
 	}
 	codeKey, err := loadSecret(o.Dir.codeKey(), passphrase)
 	if err != nil {
+		return nil, err
+	}
+	if err := o.Dir.makeAuditKey(passphrase); err != nil {
 		return nil, err
 	}
 	return open(ctx, o, settings, passphrase, codeKey, database.OpenExisting)
@@ -105,8 +121,11 @@ func open(ctx context.Context, o Options, settings config.Settings, passphrase, 
 	return i, nil
 }
 
-// Close closes the database.
-func (i *Instance) Close() error { return i.DB.Close() }
+// Close remembers how far the audit log has come, and closes the database.
+func (i *Instance) Close() error {
+	i.keepLastHead()
+	return i.DB.Close()
+}
 
 // databaseAddress is what database.Open wants. An address may hold a password, so it comes from a file or the environment and is not shown.
 func (d Dir) databaseAddress(file string) (string, error) {

@@ -39,3 +39,29 @@ func TestOutputFile(t *testing.T) {
 		}
 	}
 }
+
+func TestStreamedFile(t *testing.T) {
+	t.Parallel()
+	dir := t.TempDir()
+	data := filepath.Join(dir, "data")
+	server := harness.HooksBinary(t, "est-server")
+	pass := testpki.WriteFile(t, filepath.Join(dir, "pass"), []byte("only for a test\n"))
+	harness.MustRun(t, server, "init", "--data", data, "--passphrase-file", pass, "--host", "127.0.0.1")
+	for _, mode := range []string{"notdone", "lost", "crash", "crashafter"} {
+		out := filepath.Join(dir, mode)
+		command := harness.Command{Path: server, Args: []string{"audit", "export", "--data", data, "--out", out}, Env: []string{"NATAL_FAULT=server.stream:" + mode}}
+		if r := command.Run(t); r.Code == 0 {
+			t.Errorf("%s: no error\n%s", mode, r.Output())
+		}
+		_, err := os.ReadFile(out)
+		if written := mode == "lost" || mode == "crashafter"; written != (err == nil) {
+			t.Errorf("%s: %v", mode, err)
+		}
+		command.Env = nil
+		command.MustRun(t)
+		again, err := os.ReadFile(out)
+		if info, statErr := os.Stat(out); err != nil || statErr != nil || info.Mode().Perm() != 0o600 || !strings.Contains(string(again), `{"head":`) {
+			t.Errorf("%s: repeated: %v", mode, err)
+		}
+	}
+}

@@ -27,12 +27,15 @@ var elsewhere = map[string][]string{
 		"bridge.acl", "bridge.bundle", "bridge.canary", "bridge.generation", "bridge.kicked", "bridge.queue", "bridge.reset", "bridge.server_certificate",
 		"bridge.services_acl", "bridge.synced", "bridge.verified",
 	},
+	"server/instance/epoch_test.go TestRememberedHeadIsNeverAhead": {"instance.epoch"},
+	"server/instance/epoch_test.go TestCheckpointOnceADay":         {"instance.checkpoint"},
 	"server/instance/fault_test.go TestInitResumesAtEveryStep": {
-		"instance.begin", "instance.config", "instance.file", "instance.finish", "instance.secret", "instance.server_certificate",
+		"instance.audit_key", "instance.audit_public", "instance.begin", "instance.config", "instance.file", "instance.finish", "instance.secret", "instance.server_certificate",
 	},
 	"test/fault/bridge_test.go TestBridgeSetup":   {"bridge.setup_file", "bridge.setup_mark"},
 	"test/fault/bridge_test.go TestBridgeApprove": {"bridge.approve"},
 	"test/fault/output_test.go TestOutputFile":    {"server.output"},
+	"test/fault/output_test.go TestStreamedFile":  {"server.stream"},
 }
 
 // inProcess are the prefixes of the steps that TestServerSteps lets fail, all of them.
