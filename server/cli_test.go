@@ -170,7 +170,7 @@ func TestErrors(t *testing.T) {
 		{"crl set devices --valid 24h --interval 13h", "est-server: crl set devices: a CRL valid for 24h0m0s is reissued every 1m to 12h0m0s, not 13h0m0s (crl_interval)"},
 		{"admin remove nope", `est-server: admin remove: there is no administrator "nope" (not_found)`},
 		{"admin add admin --role auditor --out " + t.TempDir(), `est-server: admin add: there is an administrator "admin" already (conflict)`},
-		{"audit verify --head " + csr, "est-server: audit verify: " + csr + ": not a head as `audit verify --json` prints it"},
+		{"audit verify --head " + csr, "est-server: audit verify: " + csr + ": not a head as `audit head --json` prints it"},
 		{"ca list --passphrase-file " + wrong, "wrong passphrase or damaged file"},
 		{"init", "est-server: init: " + dir + " holds an instance already; nothing was changed"},
 		{"serve --est-listen 256.0.0.1:1 --public-listen 127.0.0.1:0 --admin-listen 127.0.0.1:0 --metrics-listen 127.0.0.1:0", "--est-listen 256.0.0.1:1"},
