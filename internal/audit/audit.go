@@ -15,7 +15,9 @@ import (
 	"encoding/hex"
 	"encoding/json"
 	"fmt"
+	"slices"
 	"strconv"
+	"strings"
 	"time"
 
 	"github.com/natal-pki/natal/internal/database"
@@ -107,6 +109,9 @@ func Append(tx *database.Tx, at time.Time, e Entry) error {
 
 type pendingKey struct{}
 
+// atOnce is how many entries one statement stores.
+const atOnce = 200
+
 // write continues the chain by all entries of a transaction.
 func write(tx *database.Tx, records []record) error {
 	query := "SELECT seq, hash FROM audit_head WHERE id = 1"
@@ -118,14 +123,22 @@ func write(tx *database.Tx, records []record) error {
 		return fmt.Errorf("audit head: %w", err)
 	}
 	var at int64
-	for _, r := range records {
+	for i := range records {
+		r := &records[i]
 		r.Seq, r.Previous = head.Seq+1, head.Hash
 		r.Hash = r.sum()
-		if _, err := tx.Exec("INSERT INTO audit (seq, at, actor, action, object, detail, previous, hash) VALUES (?, ?, ?, ?, ?, ?, ?, ?)",
-			r.Seq, r.At, r.Actor, r.Action, r.Object, r.Detail, r.Previous, r.Hash); err != nil {
+		head, at = Head{Seq: r.Seq, Hash: r.Hash}, max(at, r.At)
+	}
+	for part := range slices.Chunk(records, atOnce) {
+		args := make([]any, 0, 8*len(part))
+		for _, r := range part {
+			args = append(args, r.Seq, r.At, r.Actor, r.Action, r.Object, r.Detail, r.Previous, r.Hash)
+		}
+		_, err := tx.Exec("INSERT INTO audit (seq, at, actor, action, object, detail, previous, hash) VALUES (?, ?, ?, ?, ?, ?, ?, ?)"+
+			strings.Repeat(", (?, ?, ?, ?, ?, ?, ?, ?)", len(part)-1), args...)
+		if err != nil {
 			return fmt.Errorf("audit: %w", err)
 		}
-		head, at = Head{Seq: r.Seq, Hash: r.Hash}, max(at, r.At)
 	}
 	// The time of the head never goes back: a clock that was set back must not become credible again by what is logged meanwhile.
 	if _, err := tx.Exec("UPDATE audit_head SET seq = ?, at = CASE WHEN at > ? THEN at ELSE ? END, hash = ? WHERE id = 1", head.Seq, at, at, head.Hash); err != nil {

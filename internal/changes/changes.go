@@ -5,6 +5,8 @@ package changes
 import (
 	"context"
 	"fmt"
+	"slices"
+	"strings"
 	"sync"
 	"time"
 
@@ -52,17 +54,40 @@ func (l *Log) Append(tx *database.Tx, c feedapi.Change) {
 			r.Superseded = 1
 		}
 	}
-	tx.AtEnd(func() error {
-		if err := tx.Get(&r.Seq, "UPDATE counters SET value = value + 1 WHERE name = 'changes' RETURNING value"); err != nil {
-			return fmt.Errorf("change log: %w", err)
+	pending := tx.Local(pendingKey{}, func() any {
+		p := &[]row{}
+		tx.AtEnd(func() error { return write(tx, *p) })
+		return p
+	}).(*[]row)
+	*pending = append(*pending, r)
+}
+
+type pendingKey struct{}
+
+// atOnce is how many entries one statement stores.
+const atOnce = 200
+
+// write numbers all entries of a transaction and stores them.
+func write(tx *database.Tx, rows []row) error {
+	var last int64
+	if err := tx.Get(&last, "UPDATE counters SET value = value + ? WHERE name = 'changes' RETURNING value", len(rows)); err != nil {
+		return fmt.Errorf("change log: %w", err)
+	}
+	for i := range rows {
+		rows[i].Seq = last - int64(len(rows)-1-i)
+	}
+	for part := range slices.Chunk(rows, atOnce) {
+		args := make([]any, 0, 11*len(part))
+		for _, r := range part {
+			args = append(args, r.Seq, r.At, r.Kind, r.Device, r.Label, r.Profile, r.Service, r.Issuer, r.Serial, r.Reason, r.Superseded)
 		}
-		_, err := tx.Exec("INSERT INTO changes (seq, at, kind, device, label, profile, service, issuer, serial, reason, superseded) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
-			r.Seq, r.At, r.Kind, r.Device, r.Label, r.Profile, r.Service, r.Issuer, r.Serial, r.Reason, r.Superseded)
+		_, err := tx.Exec("INSERT INTO changes (seq, at, kind, device, label, profile, service, issuer, serial, reason, superseded) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)"+
+			strings.Repeat(", (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)", len(part)-1), args...)
 		if err != nil {
 			return fmt.Errorf("change log: %w", err)
 		}
-		return nil
-	})
+	}
+	return nil
 }
 
 // Announce wakes who waits in Wait. Spurious calls do no harm.

@@ -99,7 +99,8 @@ func (b *Book) addEntity(tx *database.Tx, actor string, l Label, d NewDevice) er
 	err = tx.Get(&twin, "SELECT "+entityColumns+" FROM end_entities WHERE lower(id) = ?", strings.ToLower(id))
 	switch {
 	case isNoRows(err):
-		err = b.insert(tx, now, d, l.Name, names)
+		d.Label = l.Name
+		err = insertEntities(tx, now, []NewDevice{d}, []string{names})
 	case err == nil && twin.ID != id:
 		err = refuse(Conflict, "device_exists", "device %q differs from %q in case only", id, twin.ID)
 	case err == nil:
@@ -379,7 +380,7 @@ func (b *Book) Reissue(ctx context.Context, actor, id, reason string) (Code, err
 		b.tell(tx, now, feedapi.DeviceAdded, l, id, e.Service)
 		code = Code{Device: id, Label: l.Name}
 		if slices.Contains(l.Auth, AuthCode) {
-			if code, err = b.addCode(tx, now, actor, id, l, b.codeLife); err != nil {
+			if code, err = b.addCode(tx, now, actor, id, l, NewCode{Life: b.codeLife}); err != nil {
 				return err
 			}
 		}

@@ -136,10 +136,13 @@ func (b *Book) change(tx *database.Tx, now time.Time, old EndEntity, ev event, e
 	return e, true, err
 }
 
-// insert makes the record of an id that has none.
-func (b *Book) insert(tx *database.Tx, now time.Time, d NewDevice, label, names string) error {
-	_, err := tx.Exec("INSERT INTO end_entities ("+entityColumns+") VALUES (?, ?, ?, '', '', ?, 1, ?, 0, ?, ?)",
-		d.ID, label, life[standing{}][eventAdd].state, names, d.Service, milliseconds(now), milliseconds(now))
+// insertEntities makes the records of ids that have none, in one statement; the caller bounds their number. names are the SANs as they are stored.
+func insertEntities(tx *database.Tx, now time.Time, devices []NewDevice, names []string) error {
+	args := make([]any, 0, 11*len(devices))
+	for n, d := range devices {
+		args = append(args, d.ID, d.Label, life[standing{}][eventAdd].state, "", "", names[n], 1, d.Service, 0, milliseconds(now), milliseconds(now))
+	}
+	_, err := tx.Exec("INSERT INTO end_entities ("+entityColumns+") VALUES "+tuples(11, len(devices)), args...)
 	return err
 }
 

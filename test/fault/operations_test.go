@@ -64,6 +64,26 @@ func operations() []operation {
 				return err
 			}, w.device("dev-1", registration.StateNew))
 		}},
+		{name: "add a device with a code", prepare: func(w *world) attempt {
+			return once(func() error {
+				_, _, err := w.Book.AddDeviceWithCode(ctx, "test", registration.NewDevice{ID: "dev-1", Label: "default"}, registration.NewCode{})
+				return err
+			}, func() bool {
+				return w.count("SELECT COUNT(*) FROM enrollment_codes c JOIN end_entities e ON e.id = c.device WHERE e.id = 'dev-1' AND c.state = 'active'") == 1
+			})
+		}},
+		{name: "import", prepare: func(w *world) attempt {
+			rows := []registration.ImportRow{{Line: 2, ID: "dev-1", Label: "default"}, {Line: 3, ID: "dev-2", Label: "default"}}
+			for n := range rows {
+				code, err := registration.MakeCode()
+				w.must(err)
+				rows[n].Code = code
+			}
+			return repeatable(func() error { _, err := w.Book.Import(ctx, "test", rows, nil, false); return err },
+				func() bool {
+					return w.count("SELECT COUNT(*) FROM end_entities WHERE state = 'new'") == 2 && w.count("SELECT COUNT(*) FROM enrollment_codes") == 2
+				})
+		}},
 		{name: "revoke a device", crl: true, prepare: func(w *world) attempt {
 			w.enrolled("dev-1")
 			return repeatable(func() error { _, err := w.Book.RevokeDevice(ctx, "test", "dev-1", "keyCompromise"); return err }, w.device("dev-1", registration.StateRevoked))
