@@ -101,14 +101,16 @@ func (au *authority) inForce() bool {
 	return slices.Contains([]string{Standby, Active, Retiring}, au.row.State)
 }
 
-// reservedNames are those of the secrets that lie beside the CAs' keys.
+// reservedNames are those of the secrets that lie beside the CAs' keys, besides all that begin with ocspPrefix.
 var reservedNames = []string{"audit", "codes", "est-server"}
+
+const ocspPrefix = "ocsp-"
 
 var authorityName = regexp.MustCompile(`^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$`)
 
 func (req *CreateRequest) complete(parent *authority) error {
-	if !authorityName.MatchString(req.Name) || slices.Contains(reservedNames, strings.ToLower(req.Name)) {
-		return refuse(Invalid, "ca_name", "a CA's name matches %s and is none of %s", authorityName, strings.Join(reservedNames, ", "))
+	if !authorityName.MatchString(req.Name) || slices.Contains(reservedNames, strings.ToLower(req.Name)) || strings.HasPrefix(strings.ToLower(req.Name), ocspPrefix) {
+		return refuse(Invalid, "ca_name", "a CA's name matches %s, does not begin with %s and is none of %s", authorityName, ocspPrefix, strings.Join(reservedNames, ", "))
 	}
 	if req.Key == "" {
 		req.Key = "ec:P-256"

@@ -36,6 +36,7 @@ import (
 
 	"github.com/natal-pki/natal/ca/keystore"
 	"github.com/natal-pki/natal/ca/lint"
+	"github.com/natal-pki/natal/ca/ocsp"
 	"github.com/natal-pki/natal/ca/profile"
 	"github.com/natal-pki/natal/internal/audit"
 	"github.com/natal-pki/natal/internal/changes"
@@ -74,6 +75,7 @@ type Authorities struct {
 
 	clockWatch clockWatch
 	publisher  publisher
+	ocsp       responders
 }
 
 // authority is a CA as it was read from the database. It never changes.
@@ -96,6 +98,7 @@ func Open(ctx context.Context, config Config) (*Authorities, error) {
 	}
 	a.publisher.running = map[string]*publication{}
 	a.publisher.poke = make(chan struct{}, 1)
+	a.ocsp.responder, a.ocsp.desks = ocsp.NewResponder(config.Clock, config.Log), map[string]*ocspDesk{}
 	if err := a.current(ctx); err != nil {
 		return nil, err
 	}

@@ -30,7 +30,7 @@ import (
 // listenFlags go before the configuration.
 type listenFlags struct {
 	ESTListen     string `help:"EST address (TLS)." name:"est-listen" placeholder:"HOST:PORT"`
-	PublicListen  string `help:"Address for CA certificates and CRLs (HTTP)." name:"public-listen" placeholder:"HOST:PORT"`
+	PublicListen  string `help:"Address for CA certificates, CRLs and OCSP (HTTP)." name:"public-listen" placeholder:"HOST:PORT"`
 	AdminListen   string `help:"Administration address (TLS)." name:"admin-listen" placeholder:"HOST:PORT"`
 	MetricsListen string `help:"Address for /metrics, /healthz and /readyz (HTTP)." name:"metrics-listen" placeholder:"HOST:PORT"`
 }
@@ -113,6 +113,7 @@ type server struct {
 	log     *slog.Logger
 	cert    *instance.ServerCertificate
 	metrics *telemetry.Metrics
+	ocsp    *distribution.OCSPMetrics
 	stop    chan struct{} // closed when the server stops
 	open    atomic.Bool   // all addresses are open
 
@@ -135,6 +136,7 @@ func (s *server) run(ctx context.Context, ready func(*server) error) error {
 		return errors.Join(err, group.Wait())
 	}
 	group.Go(func() error { return s.CA.RunCRLSchedule(background) })
+	group.Go(func() error { return s.CA.RunOCSPSigners(background) })
 	group.Go(func() error { return s.cert.Run(background) })
 	group.Go(func() error { return s.KeepRecord(background) })
 	s.open.Store(true)
@@ -196,6 +198,7 @@ type handlers struct {
 
 func (s *server) handlers(ctx context.Context) (handlers, error) {
 	s.metrics = telemetry.New(front.Outcomes())
+	s.ocsp = distribution.NewOCSPMetrics(s.metrics.Registry())
 	state := newStateReader(s)
 	if _, err := state.read(ctx); err != nil { // makes the series of every label
 		return handlers{}, err
@@ -219,7 +222,7 @@ func (s *server) handlers(ctx context.Context) (handlers, error) {
 	api := newAdminAPI(s.Instance, s.cert.Leaf)
 	return handlers{
 		est:     est,
-		public:  distribution.Handler(distribution.Config{CA: s.CA, Clock: s.Clock, Log: s.log}),
+		public:  distribution.Handler(distribution.Config{CA: s.CA, Clock: s.Clock, Log: s.log, OCSPMetrics: s.ocsp}),
 		admin:   api.Remote(identify),
 		metrics: s.metrics.Handler(telemetry.Checks{Alive: s.alive, Ready: s.ready}),
 		socket:  api,

@@ -7,6 +7,7 @@ import (
 	"sync"
 	"time"
 
+	"github.com/natal-pki/natal/ca"
 	"github.com/natal-pki/natal/ca/profile"
 	"github.com/natal-pki/natal/internal/database"
 	"github.com/natal-pki/natal/server/config"
@@ -58,12 +59,16 @@ func (r *stateReader) read(ctx context.Context) (telemetry.State, error) {
 			c.NotAfter = info.Certificate.NotAfter
 		}
 		state.CAs = append(state.CAs, c)
+		s.ocsp.CA(info.Name)
 		if info.Use == profile.UseBroker {
 			issuers = append(issuers, info.Name)
 		}
 		if err := r.countRevoked(ctx, info.Name, now.Add(-settled)); err != nil {
 			return state, err
 		}
+	}
+	for name, end := range s.CA.OCSPSigners() {
+		state.Use["ocsp "+name] = end
 	}
 	r.revoked = now.Add(-settled)
 	if err := r.labels(ctx, &state); err != nil {
@@ -128,12 +133,12 @@ func (r *stateReader) bridges(ctx context.Context, state *telemetry.State, now t
 	return err
 }
 
-// count counts device certificates of issuers, and codes. Canaries are no devices.
+// count counts device certificates of issuers, and codes. Canaries and OCSP signers are no devices.
 func count(ctx context.Context, db *database.DB, issuers []string, now time.Time) (counts, error) {
 	c := counts{certificates: map[string]int{}, expiring: map[string]int{}, codes: map[string]int{}}
 	for _, issuer := range issuers {
 		var states []named
-		err := db.Select(ctx, &states, "SELECT state AS name, COUNT(*) AS n FROM certificates WHERE issuer = ? AND profile <> ? GROUP BY state", issuer, feed.CanaryProfile)
+		err := db.Select(ctx, &states, "SELECT state AS name, COUNT(*) AS n FROM certificates WHERE issuer = ? AND profile NOT IN (?, ?) GROUP BY state", issuer, feed.CanaryProfile, ca.OCSPProfile)
 		if err != nil {
 			return c, err
 		}
@@ -168,7 +173,7 @@ func countExpiring(ctx context.Context, db *database.DB, issuer, within string, 
 		return 0, err
 	}
 	var n int
-	err = db.Get(ctx, &n, "SELECT COUNT(*) FROM certificates WHERE issuer = ? AND state = 'issued' AND renewed_at = 0 AND profile <> ? AND not_after > ? AND not_after <= ?",
-		issuer, feed.CanaryProfile, now.UnixMilli(), now.Add(d).UnixMilli())
+	err = db.Get(ctx, &n, "SELECT COUNT(*) FROM certificates WHERE issuer = ? AND state = 'issued' AND renewed_at = 0 AND profile NOT IN (?, ?) AND not_after > ? AND not_after <= ?",
+		issuer, feed.CanaryProfile, ca.OCSPProfile, now.UnixMilli(), now.Add(d).UnixMilli())
 	return n, err
 }

@@ -3,6 +3,7 @@
 //	/ca/NAME.pem, /ca/NAME.crt   the CA's certificate, PEM, always the same bytes
 //	/ca/NAME.der                 the same, DER
 //	/crl/NAME.crl                the CA's current CRL, DER
+//	/ocsp/NAME                   OCSP, POST and GET (ocsp.go)
 //
 // GET and HEAD, with ETag and Cache-Control; nothing here needs or reveals anything else. Plain HTTP, because
 // what is fetched carries its own signature and fetching it must not need a certificate (RFC 5280 section 8).
@@ -37,6 +38,9 @@ type Config struct {
 	CA    *ca.Authorities
 	Clock *clock.Clock
 	Log   *slog.Logger
+
+	OCSP        Responder    // default: CA
+	OCSPMetrics *OCSPMetrics // may be nil
 }
 
 type handler struct {
@@ -54,6 +58,10 @@ func Handler(cfg Config) http.Handler {
 		r.MethodFunc(method, "/ca/{file}", h.certificate)
 		r.MethodFunc(method, "/crl/{file}", h.crl)
 	}
+	if cfg.OCSP == nil {
+		cfg.OCSP = cfg.CA
+	}
+	r.Handle("/ocsp/*", OCSP(cfg.OCSP, cfg.Clock, cfg.OCSPMetrics))
 	return r
 }
 
