@@ -160,50 +160,6 @@ func (a *Authorities) ByDER(ctx context.Context, certificate *x509.Certificate) 
 	return found, nil
 }
 
-// Filter selects certificates; zero fields select all.
-type Filter struct {
-	Device       string
-	State        string
-	Profile      string
-	ExpireBefore time.Time // only issued ones that end before
-	After        string    // serial of the last one of the page before
-	Limit        int       // default and most: 1000
-}
-
-// Certificates lists records in the order of their serial numbers.
-func (a *Authorities) Certificates(ctx context.Context, f Filter) ([]Certificate, error) {
-	where, args := []string{"serial > ?"}, []any{f.After}
-	add := func(condition string, value any) {
-		where, args = append(where, condition), append(args, value)
-	}
-	if f.Device != "" {
-		add("device = ?", f.Device)
-	}
-	if f.State != "" {
-		add("state = ?", f.State)
-	}
-	if f.Profile != "" {
-		add("profile = ?", f.Profile)
-	}
-	if !f.ExpireBefore.IsZero() {
-		add("state = 'issued' AND not_after < ?", f.ExpireBefore.UnixMilli())
-		add("not_after > ?", a.clock.Now().UnixMilli())
-	}
-	if f.Limit <= 0 || f.Limit > 1000 {
-		f.Limit = 1000
-	}
-	args = append(args, f.Limit)
-	var rows []certificateRow
-	if err := a.db.Select(ctx, &rows, "SELECT "+certificateColumns+" FROM certificates WHERE "+strings.Join(where, " AND ")+" ORDER BY serial LIMIT ?", args...); err != nil {
-		return nil, unavailable("list certificates", err)
-	}
-	list := make([]Certificate, len(rows))
-	for i := range rows {
-		list[i] = rows[i].certificate()
-	}
-	return list, nil
-}
-
 // FindInTx reads a record inside a transaction; found is false when there is none.
 func FindInTx(tx *database.Tx, condition string, args ...any) (c Certificate, found bool, err error) {
 	var r certificateRow

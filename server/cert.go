@@ -26,12 +26,13 @@ type certList struct {
 	jsonFlag
 	Device   string `help:"Only of this device." placeholder:"ID"`
 	State    string `help:"Only in this state: intended, issued, held, revoked, abandoned." placeholder:"STATE"`
+	Profile  string `help:"Only of this profile." placeholder:"NAME"`
 	Expiring string `help:"Only issued ones that expire within this time, as 30d." placeholder:"TIME"`
 }
 
 func (c *certList) Run(a *app) error {
 	return a.with(func(api *api) error {
-		all, err := pages(api, "/certificates", []string{"device", c.Device, "state", c.State, "expiring", c.Expiring}, func(v admin.Certificate) string { return v.Serial })
+		all, err := pages(api, "/certificates", []string{"device", c.Device, "state", c.State, "profile", c.Profile, "expiring", c.Expiring}, func(v admin.Certificate) string { return v.Serial })
 		if err != nil {
 			return err
 		}

@@ -200,7 +200,7 @@ func (s *server) handlers(ctx context.Context) (handlers, error) {
 	s.metrics = telemetry.New(front.Outcomes())
 	s.ocsp = distribution.NewOCSPMetrics(s.metrics.Registry())
 	state := newStateReader(s)
-	if _, err := state.read(ctx); err != nil { // makes the series of every label
+	if err := state.begin(ctx); err != nil {
 		return handlers{}, err
 	}
 	s.metrics.Watch(s.log, state.read)

@@ -3,7 +3,9 @@
 package main
 
 import (
+	"cmp"
 	"context"
+	"slices"
 	"sync"
 	"time"
 
@@ -15,9 +17,12 @@ import (
 	"github.com/natal-pki/natal/server/telemetry"
 )
 
-// Certificates and codes are counted anew after countsFor times what counting took: the more there are the longer it takes, and a scrape must
-// not keep the database busy.
-const countsFor = 20
+// Certificates and codes are counted anew after countsFor times what counting took: the more there are the longer it takes, and scrapes must
+// not keep the database busy. A scrape waits for a count no longer than countsWait, and then shows the one before.
+const (
+	countsFor  = 20
+	countsWait = 2 * time.Second
+)
 
 // settled is how long ago a revocation must be for its transaction to be visible for sure.
 const settled = 2 * time.Second
@@ -25,10 +30,17 @@ const settled = 2 * time.Second
 type stateReader struct {
 	server *server
 
-	mu      sync.Mutex
-	recount time.Time // when to count again
-	counts  counts
-	revoked time.Time // revocations until then are in the counter
+	mu       sync.Mutex
+	recount  time.Time    // when to count again
+	counting chan counted // gives the result of the count under way; nil: none is
+	counts   counts
+	revoked  time.Time // revocations until then are in the counter
+}
+
+type counted struct {
+	counts
+	err  error
+	next time.Time
 }
 
 type counts struct {
@@ -37,6 +49,11 @@ type counts struct {
 
 func newStateReader(s *server) *stateReader {
 	return &stateReader{server: s, revoked: s.Clock.Now()}
+}
+
+// begin makes the series of every label. It counts nothing: a server with many certificates must not be longer in starting for that.
+func (r *stateReader) begin(ctx context.Context) error {
+	return r.labels(ctx, &telemetry.State{Use: map[string]time.Time{}})
 }
 
 // read is telemetry's view of the database. It also counts the revocations since the last reading, on whichever way they came.
@@ -77,14 +94,43 @@ func (r *stateReader) read(ctx context.Context) (telemetry.State, error) {
 	if err := r.bridges(ctx, &state, now); err != nil {
 		return state, err
 	}
-	if begun := time.Now(); !begun.Before(r.recount) {
-		if r.counts, err = count(ctx, s.DB, issuers, now); err != nil {
-			return state, err
-		}
-		r.recount = time.Now().Add(countsFor * time.Since(begun))
+	if err := r.recounted(ctx, issuers, now); err != nil {
+		return state, err
 	}
 	state.Certificates, state.CertificatesExpiring, state.Codes = r.counts.certificates, r.counts.expiring, r.counts.codes
 	return state, nil
+}
+
+// recounted starts a count when it is time for one, and waits for it: with an earlier one at hand for countsWait, else as long as ctx lets it.
+func (r *stateReader) recounted(ctx context.Context, issuers []string, now time.Time) error {
+	if r.counting == nil {
+		if time.Now().Before(r.recount) {
+			return nil
+		}
+		result := make(chan counted, 1)
+		r.counting = result
+		go func() {
+			begun := time.Now()
+			c, err := count(context.WithoutCancel(ctx), r.server.DB, issuers, now)
+			result <- counted{c, err, time.Now().Add(countsFor * time.Since(begun))}
+		}()
+	}
+	var enough <-chan time.Time
+	if r.counts.certificates != nil {
+		enough = time.After(countsWait)
+	}
+	select {
+	case c := <-r.counting:
+		r.counting, r.recount = nil, c.next
+		if c.err == nil {
+			r.counts = c.counts
+		}
+		return c.err
+	case <-enough:
+		return nil
+	case <-ctx.Done():
+		return ctx.Err()
+	}
 }
 
 func (r *stateReader) countRevoked(ctx context.Context, issuer string, until time.Time) error {
@@ -92,7 +138,7 @@ func (r *stateReader) countRevoked(ctx context.Context, issuer string, until tim
 		Reason string `db:"reason"`
 		Count  int    `db:"n"`
 	}
-	err := r.server.DB.Select(ctx, &rows, "SELECT reason, COUNT(*) AS n FROM certificates WHERE issuer = ? AND revoked_at > ? AND revoked_at <= ? GROUP BY reason",
+	err := r.server.DB.Select(ctx, &rows, "SELECT reason, COUNT(*) AS n FROM certificates WHERE issuer = ? AND revoked_at > 0 AND revoked_at > ? AND revoked_at <= ? GROUP BY reason",
 		issuer, r.revoked.UnixMilli(), until.UnixMilli())
 	for _, row := range rows {
 		for range row.Count {
@@ -136,25 +182,40 @@ func (r *stateReader) bridges(ctx context.Context, state *telemetry.State, now t
 // count counts device certificates of issuers, and codes. Canaries and OCSP signers are no devices.
 func count(ctx context.Context, db *database.DB, issuers []string, now time.Time) (counts, error) {
 	c := counts{certificates: map[string]int{}, expiring: map[string]int{}, codes: map[string]int{}}
-	for _, issuer := range issuers {
-		var states []named
-		err := db.Select(ctx, &states, "SELECT state AS name, COUNT(*) AS n FROM certificates WHERE issuer = ? AND profile NOT IN (?, ?) GROUP BY state", issuer, feed.CanaryProfile, ca.OCSPProfile)
+	add := func(to map[string]int, name, query string, args ...any) error {
+		var rows []named
+		err := db.Select(ctx, &rows, query, args...)
+		for _, row := range rows {
+			if slices.Contains(issuers, row.Issuer) {
+				to[cmp.Or(row.Name, name)] += row.Count
+			}
+		}
+		return err
+	}
+	// By issuer in the answer, not in the question: so the indexes certificates_state and certificates_expiry hold all that is read.
+	err := add(c.certificates, "", "SELECT state AS name, issuer, COUNT(*) AS n FROM certificates WHERE state <> 'issued' AND profile NOT IN (?, ?) GROUP BY state, issuer", feed.CanaryProfile, ca.OCSPProfile)
+	if err != nil {
+		return c, err
+	}
+	err = add(c.certificates, ca.Issued, "SELECT '' AS name, issuer, COUNT(*) AS n FROM certificates WHERE state = 'issued' AND profile NOT IN (?, ?) GROUP BY issuer", feed.CanaryProfile, ca.OCSPProfile)
+	if err != nil {
+		return c, err
+	}
+	for _, within := range telemetry.ExpiringWithin {
+		d, err := config.ParseDuration(within)
 		if err != nil {
 			return c, err
 		}
-		for _, s := range states {
-			c.certificates[s.Name] += s.Count
-		}
-		for _, within := range telemetry.ExpiringWithin {
-			n, err := countExpiring(ctx, db, issuer, within, now)
-			if err != nil {
-				return c, err
-			}
-			c.expiring[within] += n
+		// A certificate that was renewed may end: its successor counts.
+		c.expiring[within] = 0
+		err = add(c.expiring, within, "SELECT '' AS name, issuer, COUNT(*) AS n FROM certificates WHERE state = 'issued' AND renewed_at = 0 AND profile NOT IN (?, ?) AND not_after > ? AND not_after <= ? GROUP BY issuer",
+			feed.CanaryProfile, ca.OCSPProfile, now.UnixMilli(), now.Add(d).UnixMilli())
+		if err != nil {
+			return c, err
 		}
 	}
 	var codes []named
-	err := db.Select(ctx, &codes, "SELECT CASE WHEN state = 'active' AND expires_at <= ? THEN 'expired' ELSE state END AS name, COUNT(*) AS n FROM enrollment_codes GROUP BY 1", now.UnixMilli())
+	err = db.Select(ctx, &codes, "SELECT CASE WHEN state = 'active' AND expires_at <= ? THEN 'expired' ELSE state END AS name, '' AS issuer, COUNT(*) AS n FROM enrollment_codes GROUP BY 1", now.UnixMilli())
 	for _, s := range codes {
 		c.codes[s.Name] += s.Count
 	}
@@ -162,18 +223,7 @@ func count(ctx context.Context, db *database.DB, issuers []string, now time.Time
 }
 
 type named struct {
-	Name  string `db:"name"`
-	Count int    `db:"n"`
-}
-
-// countExpiring counts certificates in use that end within a time such as "7d". A certificate that was renewed may end: its successor counts.
-func countExpiring(ctx context.Context, db *database.DB, issuer, within string, now time.Time) (int, error) {
-	d, err := config.ParseDuration(within)
-	if err != nil {
-		return 0, err
-	}
-	var n int
-	err = db.Get(ctx, &n, "SELECT COUNT(*) FROM certificates WHERE issuer = ? AND state = 'issued' AND renewed_at = 0 AND profile NOT IN (?, ?) AND not_after > ? AND not_after <= ?",
-		issuer, feed.CanaryProfile, ca.OCSPProfile, now.UnixMilli(), now.Add(d).UnixMilli())
-	return n, err
+	Name   string `db:"name"`
+	Issuer string `db:"issuer"`
+	Count  int    `db:"n"`
 }

@@ -183,7 +183,7 @@ func (a *API) removeAdmin(ctx context.Context, c Caller, name string) error {
 func (a *API) revokeAll(tx *database.Tx, now time.Time, actor string, row adminRow) (issuers []string, err error) {
 	condition, args := "device = ?", []any{identityOf(row)}
 	if row.Role == RoleBridge {
-		condition, args = "(device = ? OR (requester_kind = ? AND requester = ?))", []any{identityOf(row), feed.RequesterKind, identityOf(row)}
+		condition, args = "(device = ? OR (requester_kind = '"+feed.RequesterKind+"' AND requester = ?))", []any{identityOf(row), identityOf(row)}
 	}
 	var held []struct {
 		Serial   string `db:"serial"`

@@ -21,10 +21,11 @@ func (a *API) registerCertificates() {
 	handle(a, readers, http.MethodGet, "/certificates", "List certificates", func(ctx context.Context, _ Caller, in *struct {
 		Device   string `query:"device"`
 		State    string `query:"state"`
+		Profile  string `query:"profile"`
 		Expiring string `query:"expiring" doc:"issued and expiring within this time, as 30d"`
 		After    string `query:"after" doc:"serial number of the last one of the page before"`
 	}) (List[Certificate], error) {
-		filter := ca.Filter{Device: in.Device, State: in.State, After: in.After, Limit: Page}
+		filter := ca.Filter{Device: in.Device, State: in.State, Profile: in.Profile, After: in.After, Limit: Page}
 		if in.Expiring != "" {
 			d, err := config.ParseDuration(in.Expiring)
 			if err != nil {

@@ -20,35 +20,32 @@ import (
 )
 
 type server struct {
-	name   string
-	url    string
-	rsaURL string
-	trust  *x509.CertPool
-	cmd    *exec.Cmd
+	name    string
+	url     string
+	rsaURL  string
+	metrics string // HOST:PORT
+	data    string
+	args    []string
+	trust   *x509.CertPool
+	cmd     *exec.Cmd
 }
 
-func startReal(ctx context.Context, dir, birthCA string, rsa bool) (*server, error) {
+// startReal makes an installation in data and serves it.
+func startReal(ctx context.Context, data, birthCA string, rsa bool) (*server, error) {
 	path, err := program("est-server")
 	if err != nil {
 		return nil, err
 	}
-	data := filepath.Join(dir, "data")
 	var ports [4]string
 	for i := range ports {
 		if ports[i], err = freeAddress(); err != nil {
 			return nil, err
 		}
 	}
-	var output bytes.Buffer
-	cmd := exec.CommandContext(ctx, path, "run", "--data", data, "--host", "localhost", "--est-listen", ports[0], "--public-listen", ports[1], "--admin-listen", ports[2], "--metrics-listen", ports[3])
-	cmd.Stdout, cmd.Stderr = nil, &output
-	if err := cmd.Start(); err != nil {
+	s := &server{name: "est-server", url: "https://" + ports[0] + "/.well-known/est/simpleenroll", rsaURL: "https://" + ports[0] + "/.well-known/est/rsa/simpleenroll", metrics: ports[3], data: data,
+		args: []string{path, "run", "--data", data, "--host", "localhost", "--est-listen", ports[0], "--public-listen", ports[1], "--admin-listen", ports[2], "--metrics-listen", ports[3]}}
+	if err := s.start(ctx); err != nil {
 		return nil, err
-	}
-	s := &server{name: "est-server", url: "https://" + ports[0] + "/.well-known/est/simpleenroll", rsaURL: "https://" + ports[0] + "/.well-known/est/rsa/simpleenroll", cmd: cmd}
-	if err := wait(ctx, func() bool { return ready("http://" + ports[3] + "/readyz") }); err != nil {
-		s.stop()
-		return nil, fmt.Errorf("est-server: %w: %s", err, output.String())
 	}
 	commands := [][]string{{"birth-ca", "add", "default", birthCA}}
 	if rsa {
@@ -63,6 +60,21 @@ func startReal(ctx context.Context, dir, birthCA string, rsa bool) (*server, err
 	}
 	s.trust, err = readPool(filepath.Join(data, "trust.pem"))
 	return s, err
+}
+
+// start serves, and returns once the server is ready.
+func (s *server) start(ctx context.Context) error {
+	var output bytes.Buffer
+	s.cmd = exec.CommandContext(ctx, s.args[0], s.args[1:]...)
+	s.cmd.Stderr = &output
+	if err := s.cmd.Start(); err != nil {
+		return err
+	}
+	if err := wait(ctx, func() bool { return ready("http://" + s.metrics + "/readyz") }); err != nil {
+		s.stop()
+		return fmt.Errorf("est-server: %w: %s", err, output.String())
+	}
+	return nil
 }
 
 func startBare(ctx context.Context, dir, birthCA string) (*server, error) {
@@ -87,6 +99,7 @@ func startBare(ctx context.Context, dir, birthCA string) (*server, error) {
 	return s, err
 }
 
+// stop may be called again.
 func (s *server) stop() {
 	s.cmd.Process.Signal(syscall.SIGTERM)
 	s.cmd.Wait()

@@ -101,6 +101,7 @@ CREATE TABLE end_entities (
     updated_at BIGINT NOT NULL
 );
 CREATE INDEX end_entities_label ON end_entities (label, id);
+CREATE INDEX end_entities_state ON end_entities (state, id) WHERE state <> 'generated';
 CREATE UNIQUE INDEX end_entities_folded ON end_entities (lower(id));
 
 CREATE TABLE enrollment_codes (
@@ -150,8 +151,12 @@ CREATE INDEX certificates_device ON certificates (device);
 CREATE INDEX certificates_renews ON certificates (renews) WHERE renews <> '';
 CREATE INDEX certificates_revoked ON certificates (issuer, revoked_at) WHERE revoked_at > 0;
 CREATE INDEX certificates_spki ON certificates (spki_sha256);
-CREATE INDEX certificates_state ON certificates (state, serial) WHERE state <> 'issued';
-CREATE INDEX certificates_expiry ON certificates (not_after, serial) WHERE state = 'issued';
+-- The next three serve listings; the first two hold what the gauges count by, so that counting reads no certificate. Nearly all keys that an
+-- enrollment adds to them are at their ends: keys all over an index would cost more the more certificates there are.
+CREATE INDEX certificates_state ON certificates (state, profile, serial, issuer) WHERE state <> 'issued';
+CREATE INDEX certificates_expiry ON certificates (not_after, serial, issuer, profile, renewed_at) WHERE state = 'issued';
+CREATE INDEX certificates_profile ON certificates (profile, not_after, serial);
+CREATE INDEX certificates_canaries ON certificates (requester) WHERE requester_kind = 'canary';
 CREATE INDEX certificates_intended ON certificates (created_at) WHERE state = 'intended';
 
 -- Certificates that the suspension of a device holds: its end gives back these and no others.
