@@ -88,7 +88,7 @@ func (a *Authorities) crlDue(ctx context.Context, info Info, slack time.Duration
 		return time.Time{}, err
 	}
 	var pending int64
-	err = a.db.Get(ctx, &pending, "SELECT COUNT(*) FROM certificates WHERE issuer = ? AND revoked_at > ?", info.Name, crl.IssuedAt.Add(-slack).UnixMilli())
+	err = a.db.Get(ctx, &pending, "SELECT COUNT(*) FROM certificates WHERE issuer = ? AND revoked_at > 0 AND revoked_at > ?", info.Name, crl.IssuedAt.Add(-slack).UnixMilli())
 	if err != nil {
 		return time.Time{}, unavailable("look for unpublished revocations", err)
 	}
