@@ -9,6 +9,7 @@ import (
 	"fmt"
 	"math/big"
 	"net/http"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -75,8 +76,12 @@ func TestRootKeyUpdate(t *testing.T) {
 	if len(id.Anchors) != 2 || !id.Anchors[0].Equal(next.Certificate) {
 		t.Errorf("%d anchors", len(id.Anchors))
 	}
-	if len(id.Chain) != 2 || !id.Chain[1].Equal(newCA.Certificate) {
+	if len(id.Chain) < 2 || !id.Chain[1].Equal(newCA.Certificate) || slices.ContainsFunc(id.Chain, func(c *x509.Certificate) bool { return isSelfSigned(c) }) {
 		t.Errorf("chain of %d", len(id.Chain))
+	}
+	// Presented to somebody who knows the old root alone.
+	if _, err := verifyChain(id.Certificate, []*x509.Certificate{p.root.Certificate}, id.Chain[1:], time.Now()); err != nil {
+		t.Error(err)
 	}
 }
 
@@ -98,6 +103,36 @@ func TestCAReplacedMeanwhile(t *testing.T) {
 	}
 }
 
+// TestRootOutOfTheAnswer: the old root was withdrawn and is in /cacerts no more. What it certified of the new one still makes that an anchor, and
+// without it the new root does not become one.
+func TestRootOutOfTheAnswer(t *testing.T) {
+	t.Parallel()
+	for name, vouched := range map[string]bool{"new with old": true, "nothing": false} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			p := newPeer(t)
+			next := testpki.Root(t, "Root 2")
+			newCA := next.Intermediate(t, "Devices 2")
+			answer := []*x509.Certificate{next.Certificate, newCA.Certificate}
+			if vouched {
+				answer = append(answer, p.root.Intermediate(t, "Root 2", testpki.WithKey(next.Key)).Certificate)
+			}
+			p.on(wire.OpCACerts, p.certs(answer...))
+			p.on(wire.OpSimpleEnroll, func(w http.ResponseWriter, r *http.Request) { writeCerts(w, p.certify(p.csr(r), newCA, nil)) })
+			id, err := p.client().Enroll(testContext(t), newKey(t), Request{CommonName: "dev-1"})
+			if err != nil {
+				t.Fatal(err)
+			}
+			if got := slices.ContainsFunc(id.Anchors, next.Certificate.Equal); got != vouched {
+				t.Errorf("%d anchors, the new root among them: %t", len(id.Anchors), got)
+			}
+			if !slices.ContainsFunc(id.Anchors, p.root.Certificate.Equal) {
+				t.Error("the root of the server is missing")
+			}
+		})
+	}
+}
+
 // TestServerRootIsKept: /cacerts of a label under another root must not make the device forget the server's own.
 func TestServerRootIsKept(t *testing.T) {
 	t.Parallel()
@@ -110,8 +145,8 @@ func TestServerRootIsKept(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if len(id.Anchors) != 2 || !id.Anchors[1].Equal(p.root.Certificate) {
-		t.Errorf("%d anchors: the root of the server is missing", len(id.Anchors))
+	if len(id.Anchors) != 1 || !id.Anchors[0].Equal(p.root.Certificate) {
+		t.Errorf("%d anchors: want the root of the server alone, nothing vouches for the other", len(id.Anchors))
 	}
 }
 

@@ -127,7 +127,7 @@ func (c *Client) CACerts(ctx context.Context) ([]*x509.Certificate, error) {
 	if err != nil {
 		return nil, err
 	}
-	certs, err := readCACerts(a.body, c.now())
+	certs, err := readCACerts(a.body, c.Anchors(), c.now())
 	if err != nil {
 		return nil, badAnswer(wire.OpCACerts, a.status, err)
 	}

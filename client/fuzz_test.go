@@ -20,7 +20,7 @@ func FuzzReadCACerts(f *testing.F) {
 	}
 	now := time.Now()
 	f.Fuzz(func(t *testing.T, body []byte) {
-		certs, err := readCACerts(body, now)
+		certs, err := readCACerts(body, nil, now)
 		if err == nil && (len(certs) == 0 || checkRoot(certs[0], now) != nil) {
 			t.Fatal("accepted without a root")
 		}

@@ -15,7 +15,7 @@ import (
 // Identity is a key with the certificate that the CA made for it.
 type Identity struct {
 	Certificate *x509.Certificate
-	Chain       []*x509.Certificate // Certificate, then each CA up to but without the root: what to present in TLS
+	Chain       []*x509.Certificate // Certificate, then each CA up to but without the root, then what links the root to another: what to present in TLS
 	Anchors     []*x509.Certificate // roots that authenticate the EST server from now on, newest first
 	Key         crypto.Signer
 }
@@ -81,9 +81,11 @@ func (c *Client) accept(a *answer, key crypto.Signer, caCerts []*x509.Certificat
 		return nil, fmt.Errorf("the certificate does not chain to the CA: %w", err)
 	}
 	if len(chain) > 1 {
-		chain = chain[:len(chain)-1]
+		root := chain[len(chain)-1]
+		chain = append(chain[:len(chain)-1:len(chain)-1], links(root, others)...)
 	}
-	return &Identity{Certificate: leaf, Chain: chain, Anchors: keepServerRoot(roots, rootOf(a.state)), Key: key}, nil
+	anchors := follow(c.Anchors(), roots, others, c.now())
+	return &Identity{Certificate: leaf, Chain: chain, Anchors: keepServerRoot(anchors, rootOf(a.state)), Key: key}, nil
 }
 
 // keepServerRoot makes sure that the anchors of tomorrow still recognise the server of today: a /cacerts without

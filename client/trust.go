@@ -85,8 +85,9 @@ func findRoot(body []byte, fingerprint string, now time.Time) (*x509.Certificate
 }
 
 // readCACerts returns the certificates of an answer of /cacerts, roots first and newest first: "the EST client MUST
-// be able to handle" the certificates of a root key update, and the one with the latest NotAfter is the current root.
-func readCACerts(body []byte, now time.Time) ([]*x509.Certificate, error) {
+// be able to handle" the certificates of a root key update, and the one with the latest NotAfter is the current root. A cross certificate may also
+// chain to an anchor of the device that the answer does not repeat: the old root of a rollover that is over.
+func readCACerts(body []byte, anchors []*x509.Certificate, now time.Time) ([]*x509.Certificate, error) {
 	certs, err := decodeCerts(body)
 	if err != nil {
 		return nil, err
@@ -114,12 +115,43 @@ func readCACerts(body []byte, now time.Time) ([]*x509.Certificate, error) {
 		if !cert.IsCA {
 			return nil, fmt.Errorf("%s: not a CA certificate", cert.Subject)
 		}
-		if _, err := verifyChain(cert, roots, others, now); err != nil {
+		if _, err := verifyChain(cert, slices.Concat(roots, anchors), others, now); err != nil {
 			return nil, fmt.Errorf("%s: %w", cert.Subject, err)
 		}
 	}
 	slices.SortStableFunc(roots, func(a, b *x509.Certificate) int { return b.NotAfter.Compare(a.NotAfter) })
 	return append(roots, others...), nil
+}
+
+// follow returns those of roots that may authenticate the server from now on: the anchors themselves, and what a rollover made of them. A new root
+// counts when one that counts has certified its name and key ("NewWithOld", RFC 4210 section 4.4). That a root is in the answer is not enough: it
+// may stand above the label's CA alone, and then has nothing to say about the server.
+func follow(anchors, roots, others []*x509.Certificate, now time.Time) []*x509.Certificate {
+	trusted := slices.Clone(anchors)
+	for grown := true; grown; {
+		grown = false
+		for _, root := range roots {
+			if !slices.ContainsFunc(trusted, root.Equal) && slices.ContainsFunc(others, func(cross *x509.Certificate) bool { return vouches(cross, root, trusted, now) }) {
+				trusted, grown = append(trusted, root), true
+			}
+		}
+	}
+	return slices.DeleteFunc(slices.Clone(roots), func(root *x509.Certificate) bool { return !slices.ContainsFunc(trusted, root.Equal) })
+}
+
+// vouches reports whether cross is root's name and key, certified by one of trusted.
+func vouches(cross, root *x509.Certificate, trusted []*x509.Certificate, now time.Time) bool {
+	return sameNameAndKey(cross, root) && cross.IsCA && !now.Before(cross.NotBefore) && !now.After(cross.NotAfter) &&
+		slices.ContainsFunc(trusted, func(t *x509.Certificate) bool { return !now.After(t.NotAfter) && cross.CheckSignatureFrom(t) == nil })
+}
+
+func sameNameAndKey(a, b *x509.Certificate) bool {
+	return bytes.Equal(a.RawSubject, b.RawSubject) && bytes.Equal(a.RawSubjectPublicKeyInfo, b.RawSubjectPublicKeyInfo)
+}
+
+// links are the cross certificates of a root: with them behind a chain, who knows only the other root of a rollover verifies it too.
+func links(root *x509.Certificate, others []*x509.Certificate) []*x509.Certificate {
+	return slices.DeleteFunc(slices.Clone(others), func(c *x509.Certificate) bool { return !sameNameAndKey(c, root) })
 }
 
 func decodeCerts(body []byte) ([]*x509.Certificate, error) {

@@ -8,6 +8,7 @@ import (
 	"net/http"
 	"path/filepath"
 	"strconv"
+	"strings"
 
 	"github.com/natal-pki/natal/server/admin"
 )
@@ -20,6 +21,11 @@ type caCommand struct {
 	Import  caImport  `cmd:"" help:"Import the certificate of a waiting CA."`
 	Sign    caSign    `cmd:"" help:"Sign the request of a CA that lives elsewhere."`
 	Offline caOffline `cmd:"" help:"Take a CA's key off this machine."`
+
+	Rollover caRollover `cmd:"" help:"Make the successor of a CA. It stands by until ca activate."`
+	Activate caActivate `cmd:"" help:"Let a CA that stands by take over."`
+	Retire   caRetire   `cmd:"" help:"End a CA that another one has taken over from."`
+	Revoke   caRevoke   `cmd:"" help:"Revoke a CA that was signed here, at once and for ever."`
 }
 
 type caCreate struct {
@@ -79,6 +85,9 @@ func (c *caList) Run(a *app) error {
 				rows = append(rows, []string{i.Name, i.State, dash(i.Use), dash(i.Parent), key, dash(stamp(i.NotAfter)), i.Subject})
 			}
 			table(w, "NAME STATE USE PARENT KEY NOT-AFTER SUBJECT", rows)
+			for _, i := range out.Items {
+				gate(w, i)
+			}
 		})
 	})
 }
@@ -103,7 +112,8 @@ func (c *caShow) Run(a *app) error {
 			if out.CRLNumber > 0 {
 				crl = fmt.Sprintf("number %d, %d entries, %s to %s", out.CRLNumber, out.CRLEntries, stamp(out.CRLThisUpdate), stamp(out.CRLNextUpdate))
 			}
-			fields(w, "name", out.Name, "state", out.State, "subject", out.Subject, "use", out.Use, "parent", out.Parent, "key", out.Key+", "+online,
+			fields(w, "name", out.Name, "state", out.State, "subject", out.Subject, "use", out.Use, "parent", out.Parent,
+				"replaces", out.Replaces, "replaced by", out.ReplacedBy, "waits for", strings.Join(out.WaitsFor, "; "), "key", out.Key+", "+online,
 				"public url", out.PublicURL, "not after", stamp(out.NotAfter), "sha-256", out.Fingerprint, "crl", crl)
 			fmt.Fprint(w, out.Certificate)
 		})

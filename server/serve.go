@@ -205,7 +205,7 @@ func (s *server) handlers(ctx context.Context) (handlers, error) {
 	}
 	s.metrics.Watch(s.log, state.read)
 	estFront, err := front.New(front.Config{
-		Book: s.Book, CA: s.CA, Anchors: s.ManagementChain, Clock: s.Clock, Log: s.log, Metrics: s.metrics,
+		Book: s.Book, CA: s.CA, Anchors: s.ManagementTrust, Clock: s.Clock, Log: s.log, Metrics: s.metrics,
 	})
 	if err != nil {
 		return handlers{}, err

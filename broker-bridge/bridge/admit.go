@@ -3,10 +3,12 @@
 package bridge
 
 import (
+	"bytes"
 	"crypto/x509"
 	"maps"
 	"slices"
 	"strings"
+	"time"
 )
 
 // admit decides about roots and issuing CAs; CRLs come later. What takes trust away or adds a root waits for approval. Until then
@@ -39,12 +41,44 @@ func admit(offered *Set, flawed bool, rules Rules) (*Set, []*Refusal) {
 	return set, refusals
 }
 
-// keptAnchors are the roots of the last good set.
+// vouched reports whether a root of the last good set, or one that it vouches for, has certified the name and the key of a new root: the new root
+// of a rollover needs no approval (RFC 4210 section 4.4, "new with old").
+func vouched(root *x509.Certificate, offered *Set, rules Rules) bool {
+	var trusted []*x509.Certificate
+	for _, s := range append([]*Set{offered}, rules.Good...) {
+		for _, a := range s.Anchors {
+			if slices.Contains(rules.Last.Anchors, fingerprint(a.Raw)) {
+				trusted = append(trusted, a)
+			}
+		}
+	}
+	for grown := true; grown; {
+		grown = false
+		for _, a := range offered.Anchors {
+			if slices.ContainsFunc(trusted, a.Equal) || !slices.ContainsFunc(offered.Crosses, func(c *x509.Certificate) bool { return certifies(c, a, trusted, rules.Now) }) {
+				continue
+			}
+			if trusted, grown = append(trusted, a), true; a.Equal(root) {
+				return true
+			}
+		}
+	}
+	return false
+}
+
+// certifies reports whether cross is root's name and key, signed by one of trusted and valid now.
+func certifies(cross, root *x509.Certificate, trusted []*x509.Certificate, now time.Time) bool {
+	return bytes.Equal(cross.RawSubject, root.RawSubject) && bytes.Equal(cross.RawSubjectPublicKeyInfo, root.RawSubjectPublicKeyInfo) &&
+		cross.IsCA && !now.Before(cross.NotBefore) && !now.After(cross.NotAfter) &&
+		slices.ContainsFunc(trusted, func(a *x509.Certificate) bool { return !now.After(a.NotAfter) && cross.CheckSignatureFrom(a) == nil })
+}
+
+// keptAnchors are the roots of the last good set, and those that these vouch for.
 func keptAnchors(offered *Set, rules Rules) []*x509.Certificate {
 	var kept []*x509.Certificate
 	for _, s := range append([]*Set{offered}, rules.Good...) {
 		for _, a := range s.Anchors {
-			if slices.Contains(rules.Last.Anchors, fingerprint(a.Raw)) && !slices.ContainsFunc(kept, a.Equal) {
+			if !slices.ContainsFunc(kept, a.Equal) && (slices.Contains(rules.Last.Anchors, fingerprint(a.Raw)) || vouched(a, offered, rules)) {
 				kept = append(kept, a)
 			}
 		}
@@ -64,15 +98,15 @@ func keptIssuers(set *Set, rules Rules) []Issuer {
 }
 
 // checkTrustChange holds back an offer that takes trust away or adds a root until the operator approved exactly
-// this change. A new issuing CA under a root that is already trusted needs no approval.
+// this change. A new issuing CA under a root that is already trusted, and a root that such a one vouches for, need no approval.
 func checkTrustChange(offered *Set, rules Rules) *Refusal {
 	code, changes := "", []string(nil)
 	anchors := make([]string, 0, len(offered.Anchors))
 	for _, a := range offered.Anchors {
 		anchors = append(anchors, fingerprint(a.Raw))
 	}
-	for _, a := range anchors {
-		if !slices.Contains(rules.Last.Anchors, a) {
+	for n, a := range anchors {
+		if !slices.Contains(rules.Last.Anchors, a) && !vouched(offered.Anchors[n], offered, rules) {
 			code, changes = CodeAnchorAdded, append(changes, "+anchor "+a)
 		}
 	}

@@ -240,7 +240,7 @@ func (b *Bridge) acknowledge(ctx context.Context) {
 }
 
 func (b *Bridge) ack() {
-	a := feedapi.Ack{Seq: b.store.Whole, Broker: b.conf.Broker.Name, VerifiedAt: b.store.VerifiedAt, Error: strings.Join(b.problems(), "; ")}
+	a := feedapi.Ack{Seq: b.store.Whole, Broker: b.conf.Broker.Name, VerifiedAt: b.store.VerifiedAt, Error: strings.Join(b.problems(), "; "), Holds: b.store.Mark.holds()}
 	for {
 		select {
 		case b.acks <- a:

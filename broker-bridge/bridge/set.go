@@ -8,6 +8,7 @@ import (
 	"crypto/x509"
 	"encoding/hex"
 	"encoding/pem"
+	"maps"
 	"math/big"
 	"slices"
 	"time"
@@ -18,8 +19,9 @@ type Set struct {
 	Seq     int64
 	Anchors []*x509.Certificate
 	Issuers []Issuer
-	Partial bool     // something that the server offered is not in it
-	LeftOut []string // names of offered issuing CAs that are not in it
+	Crosses []*x509.Certificate // of an offer: they vouch for anchors that are new
+	Partial bool                // something that the server offered is not in it
+	LeftOut []string            // names of offered issuing CAs that are not in it
 }
 
 // Issuer is an issuing CA with its CRL.
@@ -156,6 +158,14 @@ func (s *Set) Mark() *Mark {
 		}
 	}
 	return m
+}
+
+// holds is what an acknowledgement says of m.
+func (m *Mark) holds() []string {
+	if m == nil {
+		return []string{}
+	}
+	return slices.Concat(m.Anchors, slices.Sorted(maps.Keys(m.Issuers)))
 }
 
 // after keeps what old knows of CRLs whose issuing CA has gone, so that a replay is noticed should it come back.

@@ -68,6 +68,13 @@ func parseCertificates(ts feedapi.TrustSet, now time.Time) (*Set, []*Refusal) {
 			offered.Anchors = append(offered.Anchors, a)
 		}
 	}
+	for _, text := range ts.Crosses {
+		if c, r := parseCertificate(text); r != nil {
+			refusals = append(refusals, r)
+		} else {
+			offered.Crosses = append(offered.Crosses, c)
+		}
+	}
 	for _, in := range ts.Issuers {
 		if issuer, r := parseIssuer(in, offered.Anchors, now); r != nil {
 			refusals = append(refusals, r)

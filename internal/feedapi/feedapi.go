@@ -18,10 +18,11 @@ import "time"
 
 // TrustSet is what a broker should trust: a unit, so that a new CA and its CRL arrive together.
 type TrustSet struct {
-	Seq     int64    `json:"seq"`     // of the change feed when the set was read; rises with every change of the set
-	Anchors []string `json:"anchors"` // PEM, self-signed roots
-	Issuers []Issuer `json:"issuers"` // the issuing CAs of devices; each chains to one of Anchors
-	CRLs    []CRL    `json:"crls"`    // exactly one for each issuer; those of anchors are not listed
+	Seq     int64    `json:"seq"`               // of the change feed when the set was read; rises with every change of the set
+	Anchors []string `json:"anchors"`           // PEM, self-signed roots
+	Issuers []Issuer `json:"issuers"`           // the issuing CAs of devices; each chains to one of Anchors
+	CRLs    []CRL    `json:"crls"`              // exactly one for each issuer; those of anchors are not listed
+	Crosses []string `json:"crosses,omitempty"` // PEM: one anchor's name and key, certified by another. They vouch for a new anchor and are not for the broker
 }
 
 // Issuer is an issuing CA whose certificates the broker accepts.
@@ -97,6 +98,7 @@ type Ack struct {
 	Broker     string    `json:"broker"` // name of the broker in the bridge's configuration
 	VerifiedAt time.Time `json:"verified_at"`
 	Error      string    `json:"error,omitempty"` // why a newer set is not in place; empty when all is well
+	Holds      []string  `json:"holds"`           // what the broker was proven to hold: key identifiers of issuing CAs, SHA-256 of anchors' DER, all hex
 }
 
 // CanaryRequest asks for a certificate under a reserved name, to prove what a broker accepts. A bridge gets a few of each kind from an issuer

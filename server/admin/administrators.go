@@ -140,13 +140,13 @@ func (a *API) identity(ctx context.Context, cert ca.Certificate) (Identity, erro
 	}
 	out := Identity{Certificate: encodeDER(cert.DER), Chain: encodeChain([]*x509.Certificate{issuer.Certificate})}
 	for _, above := range issuer.Chain {
-		if bytes.Equal(above.RawIssuer, above.RawSubject) {
-			out.Trust = encodeChain([]*x509.Certificate{above})
-		} else {
+		if !bytes.Equal(above.RawIssuer, above.RawSubject) {
 			out.Chain += encodeChain([]*x509.Certificate{above})
 		}
 	}
-	return out, nil
+	trust, err := a.cfg.CA.Trust(ctx, adminIssuer)
+	out.Trust = encodeChain(trust.Roots)
+	return out, err
 }
 
 // removeAdmin takes the record and the certificates away at once: the record lets an administrator in, the certificate alone a bridge.

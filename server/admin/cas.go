@@ -23,12 +23,27 @@ type Named struct {
 func (a *API) registerCAs() {
 	handle(a, readers, http.MethodGet, "/cas", "List CAs", func(ctx context.Context, _ Caller, _ *struct{}) (List[CA], error) {
 		infos, err := a.cfg.CA.List(ctx)
-		return list(infos, showCA), err
+		if err != nil {
+			return List[CA]{}, err
+		}
+		out := list(infos, showCA)
+		for n, info := range infos {
+			if out.Items[n].WaitsFor, err = a.gate(ctx, info); err != nil {
+				return out, err
+			}
+		}
+		return out, nil
 	})
 	handle(a, readers, http.MethodGet, "/cas/{name}", "Show a CA", func(ctx context.Context, _ Caller, in *Named) (CA, error) {
 		info, err := a.cfg.CA.Get(ctx, in.Name)
-		return showCA(info), err
+		if err != nil {
+			return CA{}, err
+		}
+		out := showCA(info)
+		out.WaitsFor, err = a.gate(ctx, info)
+		return out, err
 	})
+	a.registerRollover()
 	handle(a, administrators, http.MethodPost, "/cas", "Create a CA", func(ctx context.Context, c Caller, in *struct{ Body NewCA }) (CA, error) {
 		return a.createCA(ctx, c, in.Body)
 	})
@@ -81,7 +96,7 @@ func (a *API) createCA(ctx context.Context, c Caller, in NewCA) (CA, error) {
 
 func showCA(i ca.Info) CA {
 	out := CA{
-		Name: i.Name, Subject: i.Subject, Parent: i.Parent, State: i.State, Key: i.Key, KeyOnline: i.KeyOnline, Use: i.Use, PublicURL: i.PublicURL,
+		Name: i.Name, Subject: i.Subject, Parent: i.Parent, State: i.State, Key: i.Key, KeyOnline: i.KeyOnline, Use: i.Use, PublicURL: i.PublicURL, Replaces: i.Replaces, ReplacedBy: i.ReplacedBy,
 		Chain: encodeChain(i.Chain), CRLNumber: i.CRLNumber, CRLThisUpdate: i.ThisUpdate, CRLNextUpdate: i.NextUpdate, CRLEntries: i.CRLEntries,
 	}
 	if i.Certificate != nil {

@@ -20,6 +20,9 @@ type CA struct {
 	Key           string    `json:"key" doc:"ec:P-256, ec:P-384, rsa:3072, rsa:4096"`
 	KeyOnline     bool      `json:"key_online" doc:"false once the key was taken offline"`
 	Use           string    `json:"use" doc:"whom the certificates are for: broker, management, birth; root; empty until a label binds it"`
+	Replaces      string    `json:"replaces,omitempty" doc:"the CA that it takes over from"`
+	ReplacedBy    string    `json:"replaced_by,omitempty" doc:"the CA that takes over from it"`
+	WaitsFor      []string  `json:"waits_for,omitempty" doc:"of a CA that stands by: the bridges that do not know it yet, and why"`
 	PublicURL     string    `json:"public_url" doc:"beginning of the CDP and AIA addresses in the certificates it issues"`
 	NotAfter      time.Time `json:"not_after,omitzero"`
 	Fingerprint   string    `json:"fingerprint,omitempty" doc:"SHA-256 of the certificate's DER, hex"`
@@ -58,6 +61,22 @@ type ImportCA struct {
 type SignCA struct {
 	CSR   string `json:"csr" doc:"PEM"`
 	Years int    `json:"years,omitempty" minimum:"0" maximum:"40" doc:"default 10"`
+}
+
+// RolloverCA describes the successor of a CA; what is absent is as in the old one.
+type RolloverCA struct {
+	Name     string `json:"name,omitempty" doc:"default: NAME-2, or the next free number"`
+	Subject  string `json:"subject,omitempty" doc:"default: the old CN with that number"`
+	Key      string `json:"key,omitempty" doc:"ec:P-256, ec:P-384, rsa:3072, rsa:4096"`
+	Parent   string `json:"parent,omitempty" doc:"default: the old parent, or what has taken over from it"`
+	External bool   `json:"external,omitempty" doc:"signed elsewhere: the CA waits until its certificate is imported"`
+	Years    int    `json:"years,omitempty" minimum:"0" maximum:"40" doc:"default 10, 20 for a root"`
+}
+
+// Override does what would be refused for a reason that time would cure.
+type Override struct {
+	Override bool   `json:"override,omitempty"`
+	Reason   string `json:"reason,omitempty" doc:"needed with override; it is kept in the audit log"`
 }
 
 // OfflineCA takes a CA's key off the server.
@@ -233,7 +252,7 @@ type NewAdministrator struct {
 type Identity struct {
 	Certificate string `json:"certificate" doc:"PEM"`
 	Chain       string `json:"chain" doc:"PEM"`
-	Trust       string `json:"trust" doc:"PEM: the root to verify the server with"`
+	Trust       string `json:"trust" doc:"PEM: the roots to verify the server with"`
 }
 
 // Bridge is how far a broker bridge has come.

@@ -33,6 +33,9 @@ func Management(ctx context.Context, authorities *ca.Authorities, state *tls.Con
 	if err != nil {
 		return ca.Certificate{}, err
 	}
+	if issuer.State == ca.Revoked {
+		return ca.Certificate{}, fmt.Errorf("certificate %s: its CA %s is revoked", record.Serial, issuer.Name)
+	}
 	if issuer.Use != profile.UseManagement {
 		return ca.Certificate{}, fmt.Errorf("certificate %s is not from a CA for management", record.Serial)
 	}

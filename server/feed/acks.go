@@ -41,11 +41,15 @@ func (f *Feed) postAck(w http.ResponseWriter, r *http.Request, bridge string) er
 	if !ack.VerifiedAt.IsZero() {
 		verified = ack.VerifiedAt.UnixMilli()
 	}
+	holds, err := json.Marshal(ack.Holds)
+	if err != nil {
+		return err
+	}
 	now := f.cfg.Clock.Now()
 	err = f.cfg.DB.Write(r.Context(), "feed.ack", func(tx *database.Tx) error {
-		_, err := tx.Exec(`INSERT INTO bridge_acks (bridge, broker, seq, verified_at, error, at) VALUES (?, ?, ?, ?, ?, ?)
-			ON CONFLICT (bridge, broker) DO UPDATE SET seq = excluded.seq, verified_at = excluded.verified_at, error = excluded.error, at = excluded.at`,
-			bridge, ack.Broker, ack.Seq, verified, text, now.UnixMilli())
+		_, err := tx.Exec(`INSERT INTO bridge_acks (bridge, broker, seq, verified_at, error, holds, at) VALUES (?, ?, ?, ?, ?, ?, ?)
+			ON CONFLICT (bridge, broker) DO UPDATE SET seq = excluded.seq, verified_at = excluded.verified_at, error = excluded.error, holds = excluded.holds, at = excluded.at`,
+			bridge, ack.Broker, ack.Seq, verified, text, string(holds), now.UnixMilli())
 		return err
 	})
 	if err != nil {

@@ -77,6 +77,9 @@ func (f *Feed) trustSet(ctx context.Context, seq int64) (feedapi.TrustSet, error
 				set.Anchors = append(set.Anchors, root)
 			}
 		}
+		if err := f.addRoots(ctx, &set, info.Name); err != nil {
+			return feedapi.TrustSet{}, err
+		}
 		set.Issuers = append(set.Issuers, issuer)
 		set.CRLs = append(set.CRLs, feedapi.CRL{
 			Issuer: info.Name, KeyID: issuer.KeyID, Number: crl.Number, ThisUpdate: crl.ThisUpdate, NextUpdate: crl.NextUpdate,
@@ -84,6 +87,25 @@ func (f *Feed) trustSet(ctx context.Context, seq int64) (feedapi.TrustSet, error
 		})
 	}
 	return set, nil
+}
+
+// addRoots adds the roots that are about to take over from one of the set, or have, and what vouches for them.
+func (f *Feed) addRoots(ctx context.Context, set *feedapi.TrustSet, issuer string) error {
+	trust, err := f.cfg.CA.Trust(ctx, issuer)
+	if err != nil {
+		return err
+	}
+	for _, root := range trust.Roots {
+		if text := encode(root); !slices.Contains(set.Anchors, text) {
+			set.Anchors = append(set.Anchors, text)
+		}
+	}
+	for _, cross := range trust.Crosses {
+		if text := encode(cross); !slices.Contains(set.Crosses, text) {
+			set.Crosses = append(set.Crosses, text)
+		}
+	}
+	return nil
 }
 
 func isNotFound(err error) bool {

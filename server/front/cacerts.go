@@ -16,18 +16,16 @@ func (f *Front) caCerts(ctx context.Context, x *exchange) (answer, error) {
 	return f.encode(ctx, x, wire.OpCACerts, wire.TypeCertsOnly, nil)
 }
 
-// trustChain returns the label's CA, everything above it, and the chain of the EST server's own certificate: a device that
-// replaces its trust anchors by this answer must still be able to reach the server. The order is the one that DER asks of a
+// trustChain returns the label's CA, those that will take over from it or that it took over from, everything above them, and the same for the EST
+// server's own certificate: a device that replaces its trust anchors by this answer must still be able to reach the server. After a root was rolled
+// over that is "the certificates OldWithOld, OldWithNew, NewWithOld, and NewWithNew" (RFC 7030 section 4.1.3). The order is the one that DER asks of a
 // SET OF.
 func (f *Front) trustChain(ctx context.Context, x *exchange) ([]*x509.Certificate, error) {
-	issuer, err := f.ca.Get(ctx, x.label.CA)
+	trust, err := f.ca.Trust(ctx, x.label.CA)
 	if err != nil {
 		return nil, err
 	}
-	var certs []*x509.Certificate
-	if issuer.Certificate != nil {
-		certs = append(append(certs, issuer.Certificate), issuer.Chain...)
-	}
+	certs := trust.All()
 	anchors, err := f.anchors(ctx)
 	if err != nil {
 		return nil, fmt.Errorf("chain of the EST server: %w", err)

@@ -44,7 +44,7 @@ import (
 type Config struct {
 	Book    *registration.Book
 	CA      *ca.Authorities
-	Anchors func(ctx context.Context) ([]*x509.Certificate, error) // chain of the EST server's own issuer up to its root: in every /cacerts
+	Anchors func(ctx context.Context) ([]*x509.Certificate, error) // what verifies the EST server's own certificate: in every /cacerts
 	Clock   *clock.Clock
 	Log     *slog.Logger
 	Metrics *telemetry.Metrics // made by telemetry.New(front.Outcomes())

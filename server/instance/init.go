@@ -248,7 +248,7 @@ func (i *Instance) addLabels(ctx context.Context) error {
 	return nil
 }
 
-// Complete writes the files that need the CAs' certificates: DIR/ca/NAME.pem, and DIR/trust.pem with the root of the management CA. Called again, it
+// Complete writes the files that need the CAs' certificates: DIR/ca/NAME.pem, and DIR/trust.pem with the roots above the management CA, newest first. Called again, it
 // brings them up to date.
 func (i *Instance) Complete(ctx context.Context) error {
 	infos, err := i.CA.List(ctx)
@@ -263,11 +263,21 @@ func (i *Instance) Complete(ctx context.Context) error {
 			return err
 		}
 	}
-	chain, err := i.ManagementChain(ctx)
+	if _, err := i.ManagementChain(ctx); err != nil {
+		return err
+	}
+	trust, err := i.CA.Trust(ctx, ManagementCA)
 	if err != nil {
 		return err
 	}
-	return keepFile(i.Dir.Trust(), encodeCertificate(chain[len(chain)-1]))
+	var roots []byte
+	for _, root := range trust.Roots {
+		roots = append(roots, encodeCertificate(root)...)
+	}
+	if len(roots) == 0 {
+		return fmt.Errorf("no root of the CA %s is valid", ManagementCA)
+	}
+	return keepFile(i.Dir.Trust(), roots)
 }
 
 // keepFile writes content to path unless it is there already.

@@ -14,6 +14,7 @@ import (
 	"errors"
 	"fmt"
 	"os"
+	"slices"
 	"strings"
 	"sync/atomic"
 	"time"
@@ -66,7 +67,7 @@ func (s *ServerCertificate) Leaf() *x509.Certificate { return s.current.Load().L
 // Run renews the certificate in time until ctx ends.
 func (s *ServerCertificate) Run(ctx context.Context) error {
 	for {
-		if s.instance.Clock.SleepUntil(ctx, renewAt(s.Leaf())) != nil {
+		if !s.wait(ctx) {
 			return nil
 		}
 		if err := s.Renew(ctx); err != nil {
@@ -76,6 +77,38 @@ func (s *ServerCertificate) Run(ctx context.Context) error {
 			}
 		}
 	}
+}
+
+// followEvery is how soon a change of the CAs above shows in the server's certificate and in the files of the data directory.
+const followEvery = time.Second
+
+// wait returns true when a new certificate is due, because of its age or because the CAs above it changed, and false at the end of ctx.
+func (s *ServerCertificate) wait(ctx context.Context) bool {
+	look := time.NewTicker(followEvery)
+	defer look.Stop()
+	i, seen := s.instance, int64(0)
+	for i.Clock.Now().Before(renewAt(s.Leaf())) {
+		version, err := i.DB.Configuration(ctx)
+		if err == nil && version != seen {
+			if err = i.Complete(ctx); err == nil {
+				seen = version
+			}
+			_, above, chainErr := i.presented(ctx)
+			if chainErr == nil && !slices.EqualFunc(s.current.Load().Certificate[1:], above, func(der []byte, c *x509.Certificate) bool { return bytes.Equal(der, c.Raw) }) {
+				return true
+			}
+			err = errors.Join(err, chainErr)
+		}
+		if err != nil && ctx.Err() == nil {
+			i.Log.Warn("changes of the CAs not followed", "error", err)
+		}
+		select {
+		case <-ctx.Done():
+			return false
+		case <-look.C:
+		}
+	}
+	return ctx.Err() == nil
 }
 
 func renewAt(c *x509.Certificate) time.Time {
@@ -105,7 +138,7 @@ func (s *ServerCertificate) load(ctx context.Context) (*tls.Certificate, error) 
 		return nil, errors.New("its file is damaged")
 	}
 	leaf := chain[0]
-	issuer, err := i.CA.Get(ctx, ManagementCA)
+	_, above, err := i.presented(ctx)
 	if err != nil {
 		return nil, err
 	}
@@ -115,8 +148,8 @@ func (s *ServerCertificate) load(ctx context.Context) (*tls.Certificate, error) 
 		return nil, err
 	case record.State != ca.Issued:
 		return nil, fmt.Errorf("it is %s", record.State)
-	case issuer.Certificate == nil || !bytes.Equal(chain[1].Raw, issuer.Certificate.Raw):
-		return nil, errors.New("the CA that issued it is another one now")
+	case !slices.EqualFunc(chain[1:], above, (*x509.Certificate).Equal):
+		return nil, errNewChain
 	case !i.Clock.Now().Before(renewAt(leaf)):
 		return nil, errors.New("two thirds of its life are over")
 	}
@@ -135,12 +168,9 @@ func (s *ServerCertificate) load(ctx context.Context) (*tls.Certificate, error) 
 // Renew issues a certificate for a new key, stores both and swaps them in.
 func (s *ServerCertificate) Renew(ctx context.Context) error {
 	i := s.instance
-	issuer, err := i.CA.Get(ctx, ManagementCA)
+	issuer, above, err := i.presented(ctx)
 	if err != nil {
 		return err
-	}
-	if issuer.Certificate == nil {
-		return fmt.Errorf("the CA %s waits for its certificate: see `est-server ca csr %s` and `ca import`", ManagementCA, ManagementCA)
 	}
 	key, err := keystore.Generate(serverKey)
 	if err != nil {
@@ -152,7 +182,7 @@ func (s *ServerCertificate) Renew(ctx context.Context) error {
 		registered[n] = profile.NameOf(name)
 	}
 	cert, err := i.CA.Issue(ctx, ca.Request{
-		CA: ManagementCA, Profile: serverProfile, Device: serverIdentity, Registered: registered, PublicKey: key.Public(),
+		CA: issuer, Profile: serverProfile, Device: serverIdentity, Registered: registered, PublicKey: key.Public(),
 		RequesterKind: ca.RequesterServer, Requester: serverIdentity, Actor: "server",
 	})
 	if err != nil {
@@ -162,12 +192,12 @@ func (s *ServerCertificate) Renew(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	chain := []*x509.Certificate{leaf, issuer.Certificate}
-	for _, above := range issuer.Chain {
-		if !bytes.Equal(above.RawSubject, above.RawIssuer) {
-			chain = append(chain, above)
+	if cert.Issuer != issuer { // another one took over just now
+		if _, above, err = i.presented(ctx); err != nil {
+			return err
 		}
 	}
+	chain := append([]*x509.Certificate{leaf}, above...)
 	content, err := keystore.Encrypt(key, i.passphrase)
 	if err != nil {
 		return err
@@ -209,15 +239,48 @@ func decodeChain(content []byte) []*x509.Certificate {
 	}
 }
 
-// ManagementChain is the management CA's certificate and those above it, up to the root: what every device that talks to this
-// server must be able to verify, whichever CA issues to it.
+var errNewChain = errors.New("the CAs above it are others now")
+
+// presented is the CA that issues the server's certificate and what stands behind that in TLS: the CA, those between it and its root, and what links the
+// root to another one, so that a device that was given one of the two roots years ago verifies the chain all the same.
+func (i *Instance) presented(ctx context.Context) (issuer string, above []*x509.Certificate, err error) {
+	info, err := i.CA.Serving(ctx, ManagementCA)
+	if err != nil {
+		return "", nil, err
+	}
+	if info.Certificate == nil {
+		return "", nil, fmt.Errorf("the CA %s waits for its certificate: see `est-server ca csr %s` and `ca import`", info.Name, info.Name)
+	}
+	above = []*x509.Certificate{info.Certificate}
+	for _, c := range info.Chain {
+		if !bytes.Equal(c.RawSubject, c.RawIssuer) {
+			above = append(above, c)
+			continue
+		}
+		links, err := i.CA.Links(ctx, c)
+		if err != nil {
+			return "", nil, err
+		}
+		above = append(above, links...)
+	}
+	return info.Name, above, nil
+}
+
+// ManagementChain is the certificate of the CA that issues for the installation itself, and those above it, up to the root.
 func (i *Instance) ManagementChain(ctx context.Context) ([]*x509.Certificate, error) {
-	info, err := i.CA.Get(ctx, ManagementCA)
+	info, err := i.CA.Serving(ctx, ManagementCA)
 	if err != nil {
 		return nil, err
 	}
 	if info.Certificate == nil {
-		return nil, fmt.Errorf("the CA %s waits for its certificate", ManagementCA)
+		return nil, fmt.Errorf("the CA %s waits for its certificate", info.Name)
 	}
 	return append([]*x509.Certificate{info.Certificate}, info.Chain...), nil
+}
+
+// ManagementTrust is what every device that talks to this server must be able to verify, whichever CA issues to it: the management CA, what will take
+// over from it and what has, their roots, newest first, and what links these.
+func (i *Instance) ManagementTrust(ctx context.Context) ([]*x509.Certificate, error) {
+	trust, err := i.CA.Trust(ctx, ManagementCA)
+	return trust.All(), err
 }

@@ -77,7 +77,7 @@ func (s *Server) Another(t testing.TB, log *slog.Logger) *Server {
 	other.Metrics = telemetry.New(front.Outcomes())
 	var err error
 	other.Front, err = front.New(front.Config{
-		Book: s.Book, CA: s.CA, Anchors: s.ManagementChain, Clock: s.Manual.Clock(), Log: log, Metrics: other.Metrics,
+		Book: s.Book, CA: s.CA, Anchors: s.ManagementTrust, Clock: s.Manual.Clock(), Log: log, Metrics: other.Metrics,
 	})
 	if err != nil {
 		t.Fatal(err)

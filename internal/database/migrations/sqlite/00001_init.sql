@@ -200,6 +200,7 @@ CREATE TABLE bridge_acks (
     seq         BIGINT NOT NULL,
     verified_at BIGINT NOT NULL,
     error       TEXT   NOT NULL,
+    holds       TEXT   NOT NULL,
     at          BIGINT NOT NULL,
     PRIMARY KEY (bridge, broker)
 );
