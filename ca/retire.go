@@ -12,8 +12,8 @@ import (
 	"github.com/natal-pki/natal/internal/feedapi"
 )
 
-// upkeep are the kinds of requesters whose certificates live and die with their CA: they are not in use by anybody else.
-const upkeep = "('canary', 'ocsp')"
+// upkeep are the profiles whose certificates live and die with their CA: they are not in use by anybody else.
+const upkeep = "('canary', '" + OCSPProfile + "')"
 
 // Remaining tells how many certificates of a CA are in use, and when the last of them ends.
 func (a *Authorities) Remaining(ctx context.Context, name string) (count int64, last time.Time, err error) {
@@ -23,7 +23,7 @@ func (a *Authorities) Remaining(ctx context.Context, name string) (count int64, 
 	}
 	// Of CAs below it, those count that are not at their own end; of cross certificates, none: they say something about the root itself.
 	err = a.db.Get(ctx, &row, `SELECT COUNT(*) AS n, COALESCE(MAX(not_after), 0) AS last FROM certificates
-		WHERE issuer = ? AND state IN ('issued', 'intended', 'held') AND not_after > ? AND requester_kind NOT IN `+upkeep+`
+		WHERE issuer = ? AND state IN ('issued', 'intended', 'held') AND not_after > ? AND profile NOT IN `+upkeep+`
 		AND NOT (requester_kind = ? AND (requester = issuer OR requester LIKE 'cross:%' OR requester IN (SELECT name FROM authorities WHERE state IN ('retired', 'revoked'))))`,
 		name, a.clock.Now().UnixMilli(), requesterAuthority)
 	if err != nil {
