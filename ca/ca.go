@@ -76,6 +76,7 @@ type Authorities struct {
 	clockWatch clockWatch
 	publisher  publisher
 	ocsp       responders
+	contents   contents
 }
 
 // authority is a CA as it was read from the database. It never changes.
@@ -96,7 +97,8 @@ func Open(ctx context.Context, config Config) (*Authorities, error) {
 		db: config.DB, clock: config.Clock, store: keystore.New(config.Dir, config.Passphrase), log: config.Log,
 		linter: linter, changes: changes.New(config.DB), keys: map[string]crypto.Signer{},
 	}
-	a.publisher.running = map[string]*publication{}
+	a.publisher.running, a.publisher.sets = map[string]*publication{}, map[string]*revokedSet{}
+	a.contents.known, a.contents.load = map[crlKey]*content{}, map[crlKey]*sync.Mutex{}
 	a.publisher.poke = make(chan struct{}, 1)
 	a.ocsp.responder, a.ocsp.desks = ocsp.NewResponder(config.Clock, config.Log), map[string]*ocspDesk{}
 	if err := a.current(ctx); err != nil {

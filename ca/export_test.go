@@ -9,5 +9,5 @@ import (
 
 // IssueDueCRLs is one round of the schedule.
 func (a *Authorities) IssueDueCRLs(ctx context.Context) (next time.Time, err error) {
-	return a.issueDueCRLs(ctx, 0)
+	return a.issueDueCRLs(ctx)
 }

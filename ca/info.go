@@ -26,10 +26,11 @@ type Info struct {
 	KeyOnline   bool
 	CRLValidity time.Duration
 	CRLInterval time.Duration
-	CRLNumber   int64 // of the newest published CRL; 0 = none
-	ThisUpdate  time.Time
-	NextUpdate  time.Time
-	CRLEntries  int
+	Shards      int       // of its CRL; 1 = one CRL of all
+	CRLNumber   int64     // of the newest published CRL; 0 = none
+	ThisUpdate  time.Time // of several shards the oldest
+	NextUpdate  time.Time // of several shards the soonest
+	CRLEntries  int       // of all shards
 }
 
 // List returns all CAs, by name.
@@ -67,16 +68,21 @@ func (a *Authorities) Get(ctx context.Context, name string) (Info, error) {
 		CRLValidity: time.Duration(r.CRLValidity) * time.Millisecond, CRLInterval: time.Duration(r.CRLInterval) * time.Millisecond,
 	}
 	info.KeyOnline = a.store.Exists(r.KeyURI)
-	var crl crlRow
 	info.Replaces, info.Crosses = r.Replaces, au.crosses
 	if next := a.successor(name); next != nil {
 		info.ReplacedBy = next.row.Name
 	}
-	switch err := a.db.Get(ctx, &crl, "SELECT "+crlSummary+" FROM crls WHERE authority = ? ORDER BY number DESC LIMIT 1", name); {
-	case err == nil:
-		info.CRLNumber, info.ThisUpdate, info.NextUpdate, info.CRLEntries = crl.Number, moment(crl.ThisUpdate), moment(crl.NextUpdate), int(crl.Entries)
-	case !isNoRows(err):
-		return Info{}, unavailable("read CRL", err)
+	info.Shards = au.shards()
+	crls, err := a.newestCRLs(ctx, name)
+	if err != nil {
+		return Info{}, err
+	}
+	for i, crl := range crls {
+		if i == 0 {
+			info.ThisUpdate, info.NextUpdate = moment(crl.ThisUpdate), moment(crl.NextUpdate)
+		}
+		info.CRLNumber, info.CRLEntries = max(info.CRLNumber, crl.Number), info.CRLEntries+int(crl.Entries)
+		info.ThisUpdate, info.NextUpdate = earlier(info.ThisUpdate, moment(crl.ThisUpdate)), earlier(info.NextUpdate, moment(crl.NextUpdate))
 	}
 	return info, nil
 }

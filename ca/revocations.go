@@ -47,18 +47,10 @@ func writeRevocations(tx *database.Tx, entries []revocation) error {
 	return nil
 }
 
-// revocationSeq is the number of the newest entry of the log.
-func (a *Authorities) revocationSeq(ctx context.Context) (seq int64, err error) {
-	if err := a.db.Get(ctx, &seq, "SELECT value FROM counters WHERE name = 'revocations'"); err != nil {
-		return 0, unavailable("read the log of revocations", err)
-	}
-	return seq, nil
-}
-
-// revocationsSince returns up to limit entries after seq, of all CAs, ascending.
-func (a *Authorities) revocationsSince(ctx context.Context, seq int64, limit int) ([]revocation, error) {
+// revocationsSince returns up to limit entries of a CA after seq, ascending.
+func (a *Authorities) revocationsSince(ctx context.Context, issuer string, seq int64, limit int) ([]revocation, error) {
 	var rows []revocation
-	err := a.db.Select(ctx, &rows, "SELECT seq, issuer, serial, reason, revoked_at, not_after FROM revocations WHERE seq > ? ORDER BY seq LIMIT ?", seq, limit)
+	err := a.db.Select(ctx, &rows, "SELECT seq, issuer, serial, reason, revoked_at, not_after FROM revocations WHERE issuer = ? AND seq > ? ORDER BY seq LIMIT ?", issuer, seq, limit)
 	if err != nil {
 		return nil, unavailable("read the log of revocations", err)
 	}

@@ -12,42 +12,37 @@ import (
 // retryAfter is how long the schedule waits after a failure.
 const retryAfter = 30 * time.Second
 
-// startSlack is how far before the last CRL a revocation may lie that a new start, or a new try after a failure, publishes once more: its
-// transaction may have been committed after the CRL had read the records, and the crash then kept it from asking for the next.
-const startSlack = time.Minute
+// waves is how many groups the shards of a CA are reissued in, spread over the interval: not all at one time, and not each at a time of its own,
+// because every time costs a broker a reload.
+const waves = 4
 
 // RunCRLSchedule issues CRLs until ctx ends. Several servers on one database may all run it.
 func (a *Authorities) RunCRLSchedule(ctx context.Context) error {
-	slack := startSlack
 	for ctx.Err() == nil {
-		next, err := a.issueDueCRLs(ctx, slack)
-		slack = 0
+		next, err := a.issueDueCRLs(ctx)
 		if err != nil {
 			a.log.Error("crl schedule", "error", err)
-			next, slack = earlier(next, a.clock.Now().Add(retryAfter)), startSlack
+			next = earlier(next, a.clock.Now().Add(retryAfter))
 		}
 		wait, cancel := context.WithCancel(ctx)
-		poked := make(chan bool, 1)
+		watched := make(chan struct{})
 		go func() {
 			select {
-			case <-a.publisher.poke:
-				poked <- true
+			case <-a.publisher.poke: // a CRL failed after a revocation
 			case <-wait.Done():
-				poked <- false
 			}
 			cancel()
+			close(watched)
 		}()
 		a.clock.SleepUntil(wait, next)
 		cancel()
-		if <-poked { // a CRL failed after a revocation: as at a start
-			slack = startSlack
-		}
+		<-watched
 	}
 	return nil
 }
 
 // issueDueCRLs issues every CRL that is due and returns when the next one is.
-func (a *Authorities) issueDueCRLs(ctx context.Context, slack time.Duration) (next time.Time, err error) {
+func (a *Authorities) issueDueCRLs(ctx context.Context) (next time.Time, err error) {
 	now := a.clock.Now()
 	next = now.Add(time.Minute)
 	list, err := a.List(ctx)
@@ -64,38 +59,65 @@ func (a *Authorities) issueDueCRLs(ctx context.Context, slack time.Duration) (ne
 			}
 			continue
 		}
-		due, lookErr := a.crlDue(ctx, info, slack)
+		au, lookErr := a.authority(ctx, info.Name)
 		if lookErr != nil {
 			return next, lookErr
 		}
-		if !due.After(now) {
-			if _, issue := a.IssueCRL(ctx, "server", info.Name); issue != nil {
+		due, soonest, lookErr := a.dueShards(ctx, au)
+		if lookErr != nil {
+			return next, lookErr
+		}
+		if len(due) > 0 {
+			if _, issue := a.requestCRLs(ctx, "server", info.Name, false); issue != nil {
 				err = errors.Join(err, fmt.Errorf("crl of %s not issued: %w", info.Name, issue))
 			}
-			continue
 		}
-		next = earlier(next, due)
+		if !soonest.IsZero() {
+			next = earlier(next, soonest)
+		}
 	}
 	return next, err
 }
 
-func (a *Authorities) crlDue(ctx context.Context, info Info, slack time.Duration) (time.Time, error) {
-	if info.CRLNumber == 0 {
-		return time.Time{}, nil
-	}
-	crl, err := a.CurrentCRL(ctx, info.Name)
+// dueShards returns the shards of a CA whose CRL is missing, old, or lacks a revocation, and when the first of the others is due.
+func (a *Authorities) dueShards(ctx context.Context, au *authority) (due []int, soonest time.Time, err error) {
+	set, err := a.revoked(ctx, au)
 	if err != nil {
-		return time.Time{}, err
+		return nil, time.Time{}, err
 	}
-	var pending int64
-	err = a.db.Get(ctx, &pending, "SELECT COUNT(*) FROM certificates WHERE issuer = ? AND revoked_at > 0 AND revoked_at > ?", info.Name, crl.IssuedAt.Add(-slack).UnixMilli())
+	rows, err := a.newestCRLs(ctx, au.row.Name)
 	if err != nil {
-		return time.Time{}, unavailable("look for unpublished revocations", err)
+		return nil, time.Time{}, err
 	}
-	if pending > 0 {
-		return time.Time{}, nil
+	published := map[int]*crlRow{}
+	for i := range rows {
+		published[int(rows[i].Shard)] = &rows[i]
 	}
-	return crl.IssuedAt.Add(info.CRLInterval), nil
+	now := a.clock.Now()
+	for shard := range au.shards() {
+		r := published[shard]
+		if r == nil || set.newest(shard) > r.Seq {
+			due = append(due, shard)
+			continue
+		}
+		at := au.reissueAt(shard, moment(r.IssuedAt))
+		if !at.After(now) {
+			due = append(due, shard)
+		} else if soonest.IsZero() || at.Before(soonest) {
+			soonest = at
+		}
+	}
+	return due, soonest, nil
+}
+
+// reissueAt is when a shard's CRL of a certain time is replaced at the latest: within the interval, shards of one wave at one time.
+func (au *authority) reissueAt(shard int, issued time.Time) time.Time {
+	interval := time.Duration(au.row.CRLInterval) * time.Millisecond
+	if au.shards() == 1 {
+		return issued.Add(interval)
+	}
+	wave := time.Duration(shard%waves) * interval / waves
+	return issued.Add(interval - wave).Truncate(interval).Add(wave)
 }
 
 func earlier(a, b time.Time) time.Time {

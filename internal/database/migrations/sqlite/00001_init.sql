@@ -54,6 +54,8 @@ CREATE TABLE authorities (
     created_at   BIGINT NOT NULL
 );
 
+-- A CRL is complete up to entry seq of the log of revocations. A large one is kept in parts, so that the next one writes only what differs: it is
+-- der, the parts of the numbers named in parts ("7,7,9", one for each slot), tail.
 CREATE TABLE crls (
     authority   TEXT   NOT NULL,
     shard       BIGINT NOT NULL,
@@ -62,9 +64,22 @@ CREATE TABLE crls (
     next_update BIGINT NOT NULL,
     issued_at   BIGINT NOT NULL,
     entries     BIGINT NOT NULL,
+    seq         BIGINT NOT NULL,
+    size        BIGINT NOT NULL,
     sha256      TEXT   NOT NULL,
+    parts       TEXT   NOT NULL,
+    tail        BLOB,
     der         BLOB   NOT NULL,
     PRIMARY KEY (authority, number)
+);
+CREATE INDEX crls_shard ON crls (authority, shard, number);
+CREATE TABLE crl_parts (
+    authority TEXT   NOT NULL,
+    shard     BIGINT NOT NULL,
+    slot      BIGINT NOT NULL,
+    number    BIGINT NOT NULL,
+    der       BLOB   NOT NULL,
+    PRIMARY KEY (authority, shard, slot, number)
 );
 CREATE INDEX crls_sha256 ON crls (sha256);
 
@@ -149,7 +164,7 @@ CREATE TABLE certificates (
 CREATE UNIQUE INDEX certificates_claim ON certificates (claim);
 CREATE INDEX certificates_device ON certificates (device);
 CREATE INDEX certificates_renews ON certificates (renews) WHERE renews <> '';
-CREATE INDEX certificates_revoked ON certificates (issuer, revoked_at) WHERE revoked_at > 0;
+CREATE INDEX certificates_revoked ON certificates (issuer, revoked_at, serial, reason, not_after) WHERE revoked_at > 0;
 CREATE INDEX certificates_spki ON certificates (spki_sha256);
 -- The next three serve listings; the first two hold what the gauges count by, so that counting reads no certificate. Nearly all keys that an
 -- enrollment adds to them are at their ends: keys all over an index would cost more the more certificates there are.
@@ -177,6 +192,7 @@ CREATE TABLE revocations (
     revoked_at BIGINT NOT NULL,
     not_after  BIGINT NOT NULL
 );
+CREATE INDEX revocations_issuer ON revocations (issuer, seq);
 
 CREATE TABLE changes (
     seq        BIGINT NOT NULL PRIMARY KEY,
