@@ -46,6 +46,7 @@ type CreateRequest struct {
 	Use         string // "" : bound by the first label
 	CRLValidity time.Duration
 	CRLInterval time.Duration
+	Shards      int // how many CRLs its certificates are spread over, 1 to MaxShards; 0: 1. Fixed for ever
 
 	replaces *authority // the CA that it takes over from
 }
@@ -153,6 +154,9 @@ func (req *CreateRequest) complete(parent *authority) error {
 			req.CRLInterval = 7 * day
 		}
 	}
+	if err := req.checkShards(isRoot); err != nil {
+		return err
+	}
 	return checkCRLTimes(req.CRLValidity, req.CRLInterval)
 }
 
@@ -202,7 +206,7 @@ func (a *Authorities) Create(ctx context.Context, actor string, req CreateReques
 	now := a.clock.Now()
 	row := authorityRow{
 		Name: req.Name, Subject: subject.String(), Parent: req.Parent, State: Waiting, KeySpec: req.Key, KeyURI: "file:keys/" + req.Name + ".pem", Use: req.Use,
-		PublicURL: strings.TrimRight(req.PublicURL, "/"), CRLValidity: req.CRLValidity.Milliseconds(), CRLInterval: req.CRLInterval.Milliseconds(), Shards: 1, CreatedAt: now.UnixMilli(),
+		PublicURL: strings.TrimRight(req.PublicURL, "/"), CRLValidity: req.CRLValidity.Milliseconds(), CRLInterval: req.CRLInterval.Milliseconds(), Shards: int64(req.Shards), CreatedAt: now.UnixMilli(),
 	}
 	if err := row.replace(req.replaces); err != nil {
 		return Info{}, err

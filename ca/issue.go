@@ -188,6 +188,9 @@ func (a *Authorities) prepare(ctx context.Context, req Request) (*prepared, erro
 		return nil, violation(err)
 	}
 	template.SerialNumber = serial
+	if err := au.mustName(template, prof.Use()); err != nil {
+		return nil, err
+	}
 	public := req.PublicKey
 	if req.CSR != nil {
 		public = req.CSR.PublicKey

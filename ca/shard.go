@@ -4,13 +4,55 @@
 package ca
 
 import (
+	"context"
+	"crypto/x509"
 	"fmt"
 	"net/url"
 	"strconv"
+
+	"github.com/natal-pki/natal/ca/profile"
 )
 
 // MaxShards is the most that a CA's CRL may be split into: the last octet of the serial number decides.
 const MaxShards = 256
+
+func (req *CreateRequest) checkShards(root bool) error {
+	if req.Shards == 0 {
+		req.Shards = 1
+	}
+	switch {
+	case req.Shards < 1 || req.Shards > MaxShards:
+		return refuse(Invalid, "crl_shards", "a CA has 1 to %d CRLs, not %d", MaxShards, req.Shards)
+	case req.Shards > 1 && root:
+		return refuse(Invalid, "crl_shards", "a root has one CRL: it signs few certificates")
+	case req.Shards > 1 && req.PublicURL == "":
+		return refuse(Invalid, "crl_shards", "several CRLs need a public URL: a certificate names the one that it is on")
+	}
+	return nil
+}
+
+// mustName refuses a certificate that would be on none of several CRLs: whoever checks it looks for the one whose address it names.
+func (au *authority) mustName(template *x509.Certificate, use string) error {
+	if au.shards() == 1 || len(template.CRLDistributionPoints) > 0 || use == profile.UseOCSP {
+		return nil
+	}
+	return refuse(ProfileViolation, "crl_address", "CA %q has %d CRLs, and the profile puts no CRL address into the certificate: no broker would find the one to check", au.row.Name, au.shards())
+}
+
+// CRLAddress is what the certificates of a shard and its CRL name.
+func (i *Info) CRLAddress(shard int) string {
+	au := authority{row: authorityRow{Name: i.Name, PublicURL: i.PublicURL, Shards: int64(i.Shards)}}
+	return au.crlAddress(shard)
+}
+
+// Shards is how many CRLs a CA has.
+func (a *Authorities) Shards(ctx context.Context, name string) (int, error) {
+	au, err := a.authority(ctx, name)
+	if err != nil {
+		return 0, err
+	}
+	return au.shards(), nil
+}
 
 // shardOf is the shard of a certificate: the last octet of its serial number, which is random, modulo the number of shards.
 func shardOf(serial string, shards int) int {

@@ -36,6 +36,7 @@ type caCreate struct {
 	External  bool   `help:"Another PKI signs it: see ca csr and ca import." xor:"parent"`
 	PublicURL string `help:"Beginning of the CRL and CA addresses in its certificates. Default: public_url of the configuration." name:"public-url" placeholder:"URL"`
 	Years     int    `help:"Validity. Default: 10, or 20 for a root."`
+	CRLShards int    `help:"How many CRLs its certificates are spread over, 1 to 256; fixed for ever. Default: 1, one CRL of all." name:"crl-shards" placeholder:"N"`
 	Use       string `help:"Whom it issues to: broker (devices), management, birth. Default: what its first label says." placeholder:"USE"`
 }
 
@@ -53,7 +54,7 @@ func (c *caCreate) Run(a *app) error {
 	return a.with(func(api *api) error {
 		var out admin.CA
 		err := api.call(http.MethodPost, "/cas", admin.NewCA{
-			Name: c.Name, Subject: c.Subject, Key: spec, Parent: c.Parent, External: c.External, PublicURL: c.PublicURL, Years: c.Years, Use: c.Use,
+			Name: c.Name, Subject: c.Subject, Key: spec, Parent: c.Parent, External: c.External, PublicURL: c.PublicURL, Years: c.Years, Use: c.Use, CRLShards: c.CRLShards,
 		}, &out)
 		if err != nil {
 			return err

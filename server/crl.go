@@ -7,13 +7,14 @@ import (
 	"fmt"
 	"io"
 	"net/http"
+	"strconv"
 
 	"github.com/natal-pki/natal/server/admin"
 )
 
 type crlCommand struct {
 	List  crlList  `cmd:"" help:"List the current CRLs."`
-	Issue crlIssue `cmd:"" help:"Issue a CRL now."`
+	Issue crlIssue `cmd:"" help:"Issue a CA's CRL now; all of them if it has several."`
 	Get   crlGet   `cmd:"" help:"Write a CA's current CRL."`
 	Set   crlSet   `cmd:"" help:"Change how long a CA's CRLs are valid and how often they are issued."`
 }
@@ -29,9 +30,13 @@ func (c *crlList) Run(a *app) error {
 		return c.show(a, out, func(w io.Writer) {
 			var rows [][]string
 			for _, l := range out.Items {
-				rows = append(rows, []string{l.CA, fmt.Sprint(l.Number), stamp(l.ThisUpdate), stamp(l.NextUpdate), fmt.Sprint(l.Entries)})
+				shard := "-"
+				if l.Shards > 1 {
+					shard = fmt.Sprintf("%d/%d", l.Shard, l.Shards)
+				}
+				rows = append(rows, []string{l.CA, shard, fmt.Sprint(l.Number), stamp(l.ThisUpdate), stamp(l.NextUpdate), fmt.Sprint(l.Entries)})
 			}
-			table(w, "CA NUMBER THIS-UPDATE NEXT-UPDATE ENTRIES", rows)
+			table(w, "CA SHARD NUMBER THIS-UPDATE NEXT-UPDATE ENTRIES", rows)
 		})
 	})
 }
@@ -47,8 +52,11 @@ func (c *crlIssue) Run(a *app) error {
 		if err := api.call(http.MethodPost, path("crls", c.CA), nil, &out); err != nil {
 			return err
 		}
-		out.DER = nil
 		return c.show(a, out, func(w io.Writer) {
+			if out.Shards > 1 {
+				fmt.Fprintf(w, "%d CRLs of %s, up to number %d, valid until %s\n", out.Shards, out.CA, out.Number, stamp(out.NextUpdate))
+				return
+			}
 			fmt.Fprintf(w, "CRL %d of %s: %d entries, valid until %s\n", out.Number, out.CA, out.Entries, stamp(out.NextUpdate))
 		})
 	})
@@ -56,6 +64,7 @@ func (c *crlIssue) Run(a *app) error {
 
 type crlGet struct {
 	CA     string `arg:"" name:"ca"`
+	Shard  int    `help:"Which one, of a CA with several: from 0." placeholder:"N"`
 	Format string `help:"pem or der." enum:"pem,der" default:"pem"`
 	Out    string `help:"File to write. Default: standard output." placeholder:"FILE"`
 }
@@ -63,7 +72,7 @@ type crlGet struct {
 func (c *crlGet) Run(a *app) error {
 	return a.with(func(api *api) error {
 		var out admin.CRL
-		if err := api.call(http.MethodGet, path("crls", c.CA), nil, &out); err != nil {
+		if err := api.call(http.MethodGet, path("crls", c.CA)+"?shard="+strconv.Itoa(c.Shard), nil, &out); err != nil {
 			return err
 		}
 		content := out.DER

@@ -18,6 +18,7 @@ import (
 	"slices"
 	"strings"
 
+	"github.com/natal-pki/natal/ca"
 	"github.com/natal-pki/natal/server/admin"
 	"github.com/natal-pki/natal/server/config"
 	"github.com/natal-pki/natal/server/instance"
@@ -70,6 +71,7 @@ func reachable(ctx context.Context, hosts []string, host string) string {
 type initCommand struct {
 	hostFlags
 	Root            string `help:"'external': the root CA is elsewhere, and devices and management wait for certificates signed there." enum:"own,external" default:"own"`
+	CRLShards       int    `help:"How many CRLs the certificates of the CA devices are spread over, 1 to 256; fixed for ever." name:"crl-shards" default:"1" placeholder:"N"`
 	DatabaseURLFile string `help:"File with the URL of a PostgreSQL database, mode 0600. Default: SQLite in the data directory." name:"database-url-file" placeholder:"FILE"`
 }
 
@@ -79,6 +81,9 @@ func (c *initCommand) Run(a *app) error {
 		return err
 	}
 	plan.ExternalRoot = c.Root == "external"
+	if plan.CRLShards = c.CRLShards; c.CRLShards < 1 || c.CRLShards > ca.MaxShards {
+		return wrongUsage("--crl-shards: a CA has 1 to %d CRLs, not %d", ca.MaxShards, c.CRLShards)
+	}
 	if plan.DatabaseURLFile, err = absolute(c.DatabaseURLFile); err != nil {
 		return err
 	}

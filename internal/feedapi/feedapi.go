@@ -21,7 +21,7 @@ type TrustSet struct {
 	Seq     int64    `json:"seq"`               // of the change feed when the set was read; rises with every change of the set
 	Anchors []string `json:"anchors"`           // PEM, self-signed roots
 	Issuers []Issuer `json:"issuers"`           // the issuing CAs of devices; each chains to one of Anchors
-	CRLs    []CRL    `json:"crls"`              // exactly one for each issuer; those of anchors are not listed
+	CRLs    []CRL    `json:"crls"`              // for each issuer all of its shards, each once; those of anchors are not listed
 	Crosses []string `json:"crosses,omitempty"` // PEM: one anchor's name and key, certified by another. They vouch for a new anchor and are not for the broker
 }
 
@@ -37,6 +37,9 @@ type Issuer struct {
 type CRL struct {
 	Issuer     string    `json:"issuer"` // Issuer.Name
 	KeyID      string    `json:"key_id"`
+	Shard      int       `json:"shard"`             // 0 to Shards-1
+	Shards     int       `json:"shards"`            // how many CRLs the issuer has; 0 or 1: one, of all its certificates
+	Address    string    `json:"address,omitempty"` // of several: what the CRL's issuing distribution point and the certificates on it name
 	Number     int64     `json:"number"`
 	ThisUpdate time.Time `json:"this_update"`
 	NextUpdate time.Time `json:"next_update"`

@@ -85,7 +85,7 @@ func (a *API) createCA(ctx context.Context, c Caller, in NewCA) (CA, error) {
 	}
 	req := ca.CreateRequest{
 		Name: in.Name, Subject: in.Subject, Key: in.Key, Parent: in.Parent, External: in.External,
-		PublicURL: in.PublicURL, Years: in.Years, Use: in.Use,
+		PublicURL: in.PublicURL, Years: in.Years, Use: in.Use, Shards: in.CRLShards,
 	}
 	if req.PublicURL == "" {
 		req.PublicURL = a.cfg.PublicURL
@@ -97,7 +97,7 @@ func (a *API) createCA(ctx context.Context, c Caller, in NewCA) (CA, error) {
 func showCA(i ca.Info) CA {
 	out := CA{
 		Name: i.Name, Subject: i.Subject, Parent: i.Parent, State: i.State, Key: i.Key, KeyOnline: i.KeyOnline, Use: i.Use, PublicURL: i.PublicURL, Replaces: i.Replaces, ReplacedBy: i.ReplacedBy,
-		Chain: encodeChain(i.Chain), CRLNumber: i.CRLNumber, CRLThisUpdate: i.ThisUpdate, CRLNextUpdate: i.NextUpdate, CRLEntries: i.CRLEntries,
+		Chain: encodeChain(i.Chain), CRLNumber: i.CRLNumber, CRLThisUpdate: i.ThisUpdate, CRLNextUpdate: i.NextUpdate, CRLEntries: i.CRLEntries, CRLShards: i.Shards,
 	}
 	if i.Certificate != nil {
 		out.NotAfter = i.Certificate.NotAfter

@@ -4,6 +4,7 @@ package admin
 
 import (
 	"context"
+	"io"
 	"net/http"
 
 	"github.com/natal-pki/natal/ca"
@@ -18,32 +19,42 @@ func (a *API) registerCRLs() {
 		}
 		out := List[CRL]{Items: []CRL{}}
 		for _, info := range infos {
-			if info.CRLNumber == 0 {
-				continue
-			}
-			crl, err := a.cfg.CA.CurrentCRL(ctx, info.Name)
+			crls, err := a.cfg.CA.CRLs(ctx, info.Name)
 			if err != nil {
 				return List[CRL]{}, err
 			}
-			item := showCRL(crl)
-			item.DER = nil
-			out.Items = append(out.Items, item)
+			for _, crl := range crls {
+				out.Items = append(out.Items, showCRL(crl, info.Shards))
+			}
 		}
 		return out, nil
 	})
-	handle(a, readers, http.MethodGet, "/crls/{name}", "Get a CA's current CRL", func(ctx context.Context, _ Caller, in *Named) (CRL, error) {
-		if _, err := a.cfg.CA.Get(ctx, in.Name); err != nil {
+	handle(a, readers, http.MethodGet, "/crls/{name}", "Get a CA's current CRL, or one of several", func(ctx context.Context, _ Caller, in *struct {
+		Named
+		Shard int `query:"shard" minimum:"0" maximum:"255" doc:"which one, of a CA with several"`
+	}) (CRL, error) {
+		shards, err := a.cfg.CA.Shards(ctx, in.Name)
+		if err != nil {
 			return CRL{}, err
 		}
-		crl, err := a.cfg.CA.CurrentCRL(ctx, in.Name)
-		return showCRL(crl), err
+		published, err := a.cfg.CA.Published(ctx, in.Name, in.Shard)
+		if err != nil {
+			return CRL{}, err
+		}
+		out := showCRL(published.CRL, shards)
+		out.DER, err = io.ReadAll(published.Reader())
+		return out, err
 	})
-	handle(a, operators, http.MethodPost, "/crls/{name}", "Issue a CRL now", func(ctx context.Context, c Caller, in *Named) (CRL, error) {
+	handle(a, operators, http.MethodPost, "/crls/{name}", "Issue a CA's CRL now, or all of them; the answer is the last one", func(ctx context.Context, c Caller, in *Named) (CRL, error) {
 		if err := a.mayUseCA(ctx, c, in.Name); err != nil {
 			return CRL{}, err
 		}
 		crl, err := a.cfg.CA.IssueCRL(ctx, c.Actor, in.Name)
-		return showCRL(crl), err
+		if err != nil {
+			return CRL{}, err
+		}
+		shards, err := a.cfg.CA.Shards(ctx, in.Name)
+		return showCRL(crl, shards), err
 	})
 	handleEmpty(a, administrators, http.MethodPut, "/crls/{name}/schedule", "Change how long a CA's CRLs are valid and how often they are issued", func(ctx context.Context, c Caller, in *struct {
 		Named
@@ -62,6 +73,8 @@ func (a *API) registerCRLs() {
 	})
 }
 
-func showCRL(c ca.CRL) CRL {
-	return CRL{CA: c.Authority, Number: c.Number, ThisUpdate: c.ThisUpdate, NextUpdate: c.NextUpdate, Entries: c.Entries, SHA256: c.SHA256, DER: c.DER}
+func showCRL(c ca.CRL, shards int) CRL {
+	return CRL{
+		CA: c.Authority, Shard: c.Shard, Shards: shards, Number: c.Number, ThisUpdate: c.ThisUpdate, NextUpdate: c.NextUpdate, Entries: c.Entries, Size: c.Size, SHA256: c.SHA256,
+	}
 }

@@ -32,6 +32,7 @@ type CA struct {
 	CRLThisUpdate time.Time `json:"crl_this_update,omitzero"`
 	CRLNextUpdate time.Time `json:"crl_next_update,omitzero"`
 	CRLEntries    int       `json:"crl_entries"`
+	CRLShards     int       `json:"crl_shards" doc:"how many CRLs its certificates are spread over"`
 }
 
 // NewCA is the request to create a CA.
@@ -43,6 +44,7 @@ type NewCA struct {
 	External  bool   `json:"external,omitempty" doc:"signed elsewhere: the CA waits until its certificate is imported"`
 	PublicURL string `json:"public_url,omitempty" doc:"default: the server's"`
 	Years     int    `json:"years,omitempty" minimum:"0" maximum:"40" doc:"default 10"`
+	CRLShards int    `json:"crl_shards,omitempty" minimum:"0" maximum:"256" doc:"how many CRLs its certificates are spread over; fixed for ever. Default 1"`
 	Use       string `json:"use,omitempty" doc:"broker, management or birth; default: what the first label that names it says"`
 }
 
@@ -224,10 +226,13 @@ type NewBirthCA struct {
 // CRL is a revocation list.
 type CRL struct {
 	CA         string    `json:"ca"`
+	Shard      int       `json:"shard" doc:"which one, of a CA with several; from 0"`
+	Shards     int       `json:"shards" doc:"how many CRLs the CA has"`
 	Number     int64     `json:"number"`
 	ThisUpdate time.Time `json:"this_update"`
 	NextUpdate time.Time `json:"next_update"`
 	Entries    int       `json:"entries"`
+	Size       int64     `json:"size" doc:"bytes, DER"`
 	SHA256     string    `json:"sha256"`
 	DER        []byte    `json:"der,omitempty" doc:"base64; only of a single CRL"`
 }

@@ -3,6 +3,7 @@
 //	/ca/NAME.pem, /ca/NAME.crt   the CA's certificate, PEM, always the same bytes
 //	/ca/NAME.der                 the same, DER
 //	/crl/NAME.crl                the CA's current CRL, DER
+//	/crl/NAME/N.crl              of a CA with several CRLs, the current one of shard N, DER
 //	/ocsp/NAME                   OCSP, POST and GET (ocsp.go)
 //
 // GET and HEAD, with ETag and Cache-Control; nothing here needs or reveals anything else. Plain HTTP, because
@@ -11,16 +12,16 @@ package distribution
 
 import (
 	"bytes"
-	"context"
 	"crypto/sha256"
 	"encoding/hex"
 	"encoding/pem"
 	"errors"
 	"fmt"
+	"io"
 	"log/slog"
 	"net/http"
+	"strconv"
 	"strings"
-	"sync"
 	"time"
 
 	"github.com/go-chi/chi/v5"
@@ -43,20 +44,16 @@ type Config struct {
 	OCSPMetrics *OCSPMetrics // may be nil
 }
 
-type handler struct {
-	cfg Config
-
-	mu   sync.Mutex
-	crls map[string]ca.CRL // newest seen of each CA: a large CRL is read from the database once
-}
+type handler struct{ cfg Config }
 
 // Handler serves the paths of the package comment.
 func Handler(cfg Config) http.Handler {
-	h := &handler{cfg: cfg, crls: map[string]ca.CRL{}}
+	h := &handler{cfg: cfg}
 	r := chi.NewRouter()
 	for _, method := range []string{http.MethodGet, http.MethodHead} {
 		r.MethodFunc(method, "/ca/{file}", h.certificate)
 		r.MethodFunc(method, "/crl/{file}", h.crl)
+		r.MethodFunc(method, "/crl/{name}/{file}", h.shard)
 	}
 	if cfg.OCSP == nil {
 		cfg.OCSP = cfg.CA
@@ -91,7 +88,7 @@ func (h *handler) certificate(w http.ResponseWriter, r *http.Request) {
 		content = pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: content})
 	}
 	sum := sha256.Sum256(content)
-	serve(w, r, content, contentType, hex.EncodeToString(sum[:]), certMaxAge)
+	serve(w, r, bytes.NewReader(content), time.Time{}, contentType, hex.EncodeToString(sum[:]), certMaxAge)
 }
 
 func (h *handler) crl(w http.ResponseWriter, r *http.Request) {
@@ -100,47 +97,61 @@ func (h *handler) crl(w http.ResponseWriter, r *http.Request) {
 		http.NotFound(w, r)
 		return
 	}
-	crl, err := h.current(r.Context(), name)
+	shards, err := h.cfg.CA.Shards(r.Context(), name)
+	if err == nil && shards > 1 {
+		http.Error(w, fmt.Sprintf("this CA has %d CRLs: /crl/%s/0.crl to %d.crl", shards, name, shards-1), http.StatusNotFound)
+		return
+	}
+	h.published(w, r, name, 0, err)
+}
+
+func (h *handler) shard(w http.ResponseWriter, r *http.Request) {
+	name, file := chi.URLParam(r, "name"), chi.URLParam(r, "file")
+	digits, suffix, _ := cutLast(file, ".")
+	shard, err := strconv.Atoi(digits)
+	if suffix != "crl" || err != nil || strconv.Itoa(shard) != digits { // one address for each CRL
+		http.NotFound(w, r)
+		return
+	}
+	shards, err := h.cfg.CA.Shards(r.Context(), name)
+	if err == nil && (shards == 1 || shard < 0 || shard >= shards) {
+		http.NotFound(w, r)
+		return
+	}
+	h.published(w, r, name, shard, err)
+}
+
+// settledAfter is how old a CRL is before it is given out with Last-Modified: that counts in seconds, and a CRL that follows within the same one must
+// not look like it.
+const settledAfter = 2 * time.Second
+
+// published answers with the CRL that the database names now; its bytes are in memory.
+func (h *handler) published(w http.ResponseWriter, r *http.Request, name string, shard int, err error) {
 	if err != nil {
 		h.fail(w, r, err)
 		return
 	}
-	maxAge := min(crlMaxAge, max(0, crl.NextUpdate.Sub(h.cfg.Clock.Now())))
-	serve(w, r, crl.DER, "application/pkix-crl", crl.SHA256, maxAge)
-}
-
-// current is the CA's CRL of the number that the database names now.
-func (h *handler) current(ctx context.Context, name string) (ca.CRL, error) {
-	info, err := h.cfg.CA.Get(ctx, name)
+	crl, err := h.cfg.CA.Published(r.Context(), name, shard)
 	if err != nil {
-		return ca.CRL{}, err
+		h.fail(w, r, err)
+		return
 	}
-	h.mu.Lock()
-	crl, ok := h.crls[name]
-	h.mu.Unlock()
-	if ok && crl.Number == info.CRLNumber {
-		return crl, nil
+	now, modified := h.cfg.Clock.Now(), crl.IssuedAt
+	if now.Sub(modified) < settledAfter {
+		modified = time.Time{}
 	}
-	crl, err = h.cfg.CA.CurrentCRL(ctx, name)
-	if err != nil {
-		return ca.CRL{}, err
-	}
-	h.mu.Lock()
-	defer h.mu.Unlock()
-	if h.crls[name].Number < crl.Number {
-		h.crls[name] = crl
-	}
-	return crl, nil
+	maxAge := min(crlMaxAge, max(0, crl.NextUpdate.Sub(now)))
+	serve(w, r, crl.Reader(), modified, "application/pkix-crl", crl.SHA256, maxAge)
 }
 
 // serve answers with the whole content, a part of it or 304.
-func serve(w http.ResponseWriter, r *http.Request, content []byte, contentType, etag string, maxAge time.Duration) {
+func serve(w http.ResponseWriter, r *http.Request, content io.ReadSeeker, modified time.Time, contentType, etag string, maxAge time.Duration) {
 	header := w.Header()
 	header.Set("Content-Type", contentType)
 	header.Set("ETag", `"`+etag+`"`)
 	header.Set("Cache-Control", fmt.Sprintf("public, max-age=%d", int(maxAge.Seconds())))
 	header.Set("X-Content-Type-Options", "nosniff")
-	http.ServeContent(w, r, "", time.Time{}, bytes.NewReader(content))
+	http.ServeContent(w, r, "", modified, content)
 }
 
 func (h *handler) fail(w http.ResponseWriter, r *http.Request, err error) {

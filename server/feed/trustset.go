@@ -1,4 +1,4 @@
-// The trust set: the issuing CAs of devices, the roots above them and one CRL each, as one unit.
+// The trust set: the issuing CAs of devices, the roots above them and their CRLs, as one unit.
 
 package feed
 
@@ -9,6 +9,7 @@ import (
 	"encoding/hex"
 	"encoding/pem"
 	"errors"
+	"io"
 	"net/http"
 	"slices"
 	"strconv"
@@ -61,13 +62,13 @@ func (f *Feed) trustSet(ctx context.Context, seq int64) (feedapi.TrustSet, error
 		if info.Use != "broker" || info.Certificate == nil || !slices.Contains(trusted, info.State) {
 			continue
 		}
-		crl, err := f.cfg.CA.CurrentCRL(ctx, info.Name)
-		if isNotFound(err) { // brokers cannot check its devices and refuse them; the others must not suffer from that
-			f.cfg.Log.Warn("CA without a CRL left out of the trust set", "ca", info.Name)
-			continue
-		}
+		crls, err := f.cfg.CA.CRLs(ctx, info.Name)
 		if err != nil {
 			return feedapi.TrustSet{}, err
+		}
+		if len(crls) != info.Shards { // brokers cannot check its devices and refuse them; the others must not suffer from that
+			f.cfg.Log.Warn("CA without a CRL left out of the trust set", "ca", info.Name, "crls", len(crls), "shards", info.Shards)
+			continue
 		}
 		issuer := feedapi.Issuer{Name: info.Name, KeyID: hex.EncodeToString(info.Certificate.SubjectKeyId), Certificate: encode(info.Certificate), Chain: []string{}}
 		for _, above := range info.Chain {
@@ -81,10 +82,16 @@ func (f *Feed) trustSet(ctx context.Context, seq int64) (feedapi.TrustSet, error
 			return feedapi.TrustSet{}, err
 		}
 		set.Issuers = append(set.Issuers, issuer)
-		set.CRLs = append(set.CRLs, feedapi.CRL{
-			Issuer: info.Name, KeyID: issuer.KeyID, Number: crl.Number, ThisUpdate: crl.ThisUpdate, NextUpdate: crl.NextUpdate,
-			Entries: crl.Entries, SHA256: crl.SHA256,
-		})
+		for _, crl := range crls {
+			announced := feedapi.CRL{
+				Issuer: info.Name, KeyID: issuer.KeyID, Shard: crl.Shard, Shards: info.Shards, Number: crl.Number, ThisUpdate: crl.ThisUpdate, NextUpdate: crl.NextUpdate,
+				Entries: crl.Entries, SHA256: crl.SHA256,
+			}
+			if info.Shards > 1 {
+				announced.Address = info.CRLAddress(crl.Shard)
+			}
+			set.CRLs = append(set.CRLs, announced)
+		}
 	}
 	return set, nil
 }
@@ -118,7 +125,7 @@ func encode(c *x509.Certificate) string {
 }
 
 func (f *Feed) getCRL(w http.ResponseWriter, r *http.Request, _ string) error {
-	crl, err := f.cfg.CA.CRLBySHA256(r.Context(), strings.ToLower(chi.URLParam(r, "sha256")))
+	crl, err := f.cfg.CA.PublishedBySHA256(r.Context(), strings.ToLower(chi.URLParam(r, "sha256")))
 	if isNotFound(err) {
 		return refuse(http.StatusNotFound, "not_found", "no such CRL")
 	}
@@ -126,7 +133,10 @@ func (f *Feed) getCRL(w http.ResponseWriter, r *http.Request, _ string) error {
 		return err
 	}
 	w.Header().Set("Content-Type", "application/pkix-crl")
-	w.Header().Set("Content-Length", strconv.Itoa(len(crl.DER)))
-	w.Write(crl.DER)
+	w.Header().Set("Content-Length", strconv.FormatInt(crl.Size, 10))
+	_, err = io.Copy(w, crl.Reader())
+	if err != nil {
+		f.cfg.Log.Warn("CRL not sent whole", "ca", crl.Authority, "number", crl.Number, "error", err) // its length tells the bridge
+	}
 	return nil
 }

@@ -30,6 +30,7 @@ type Plan struct {
 	Hosts           []string `json:"hosts"`             // more names of the EST server
 	PublicURL       string   `json:"public_url"`        // beginning of CDP and AIA
 	ExternalRoot    bool     `json:"external_root"`     // the root is elsewhere: devices and management wait for their certificates
+	CRLShards       int      `json:"crl_shards"`        // of devices; 0 = 1
 	PassphraseFile  string   `json:"passphrase_file"`   // absolute; "" = not to be written down
 	DatabaseURLFile string   `json:"database_url_file"` // absolute; "" = SQLite
 }
@@ -129,7 +130,7 @@ func (d Dir) mayInit(plan Plan) error {
 	if err := json.Unmarshal(content, &begun); err != nil {
 		return fmt.Errorf("%s: %w; remove %s and begin again", d.marker(), err, d)
 	}
-	if !slices.Equal(begun.Hosts, plan.Hosts) || begun.PublicURL != plan.PublicURL || begun.ExternalRoot != plan.ExternalRoot || begun.DatabaseURLFile != plan.DatabaseURLFile {
+	if !slices.Equal(begun.Hosts, plan.Hosts) || begun.PublicURL != plan.PublicURL || begun.ExternalRoot != plan.ExternalRoot || begun.CRLShards != plan.CRLShards || begun.DatabaseURLFile != plan.DatabaseURLFile {
 		return fmt.Errorf("%s: init was begun with other options (see %s): repeat it with the same, or remove the directory and begin again", d, d.marker())
 	}
 	return nil
@@ -203,7 +204,7 @@ func (i *Instance) addProfiles(ctx context.Context) error {
 func (i *Instance) addCAs(ctx context.Context, plan Plan) error {
 	requests := []ca.CreateRequest{
 		{Name: RootCA, Subject: "CN=Natal Root CA", Years: 20},
-		{Name: DevicesCA, Subject: "CN=Natal Device CA", Years: 10, Use: "broker", Parent: RootCA},
+		{Name: DevicesCA, Subject: "CN=Natal Device CA", Years: 10, Use: "broker", Parent: RootCA, Shards: plan.CRLShards},
 		{Name: ManagementCA, Subject: "CN=Natal Management CA", Years: 10, Use: "management", Parent: RootCA},
 	}
 	if plan.ExternalRoot {

@@ -34,6 +34,7 @@ var elsewhere = map[string][]string{
 	},
 	"test/fault/bridge_test.go TestBridgeSetup":   {"bridge.setup_file", "bridge.setup_mark"},
 	"test/fault/bridge_test.go TestBridgeApprove": {"bridge.approve"},
+	"ca/crl_parts_test.go TestPartsFail":          {"crl.part", "crl.part_prune"},
 	"test/fault/output_test.go TestOutputFile":    {"server.output"},
 	"test/fault/output_test.go TestStreamedFile":  {"server.stream"},
 }

@@ -43,6 +43,7 @@ type authorityRow struct {
 	State       string `db:"state"`
 	Certificate []byte `db:"certificate"`
 	CRLNumber   int64  `db:"crl_number"`
+	Shards      int64  `db:"shards"`
 }
 
 type authority struct {

@@ -4,14 +4,21 @@ package invariants
 
 import (
 	"bytes"
+	"context"
 	"crypto/x509"
 	"fmt"
 	"strconv"
+	"strings"
 	"time"
+
+	"github.com/jmoiron/sqlx"
 )
 
 type crlRow struct {
 	Authority  string `db:"authority"`
+	Shard      int64  `db:"shard"`
+	Parts      string `db:"parts"`
+	Tail       []byte `db:"tail"`
 	Number     int64  `db:"number"`
 	ThisUpdate int64  `db:"this_update"`
 	NextUpdate int64  `db:"next_update"`
@@ -19,6 +26,25 @@ type crlRow struct {
 	Entries    int64  `db:"entries"`
 	SHA256     string `db:"sha256"`
 	DER        []byte `db:"der"`
+}
+
+// joinCRLs puts large CRLs together from their parts.
+func (c *checker) joinCRLs(ctx context.Context, tx *sqlx.Tx) error {
+	for i := range c.crls {
+		r := &c.crls[i]
+		if r.Parts == "" {
+			continue
+		}
+		for slot, number := range strings.Split(r.Parts, ",") {
+			var der []byte
+			if err := tx.GetContext(ctx, &der, fmt.Sprintf("SELECT der FROM crl_parts WHERE authority = '%s' AND shard = %d AND slot = %d AND number = %s", r.Authority, r.Shard, slot, number)); err != nil {
+				return fmt.Errorf("part %d of CRL %d of %s: %w", slot, r.Number, r.Authority, err)
+			}
+			r.DER = append(r.DER, der...)
+		}
+		r.DER = append(r.DER, r.Tail...)
+	}
+	return nil
 }
 
 // publication is how long a revocation may wait for its CRL while the server is busy.
@@ -30,29 +56,32 @@ func (c *checker) checkCRLs() {
 		r := &c.certificates[i]
 		known[r.Issuer+" "+r.Serial] = r
 	}
-	newest := map[string]*crlRow{}
-	entries := map[string]map[string]bool{}
+	newest := map[scope]*crlRow{}
+	entries := map[scope]map[string]bool{}
 	for i := range c.crls {
 		r := &c.crls[i]
 		listed, ok := c.checkCRL(r, known)
 		if !ok {
 			continue
 		}
-		if last := newest[r.Authority]; last != nil {
+		at := scope{r.Authority, r.Shard}
+		if last := newest[at]; last != nil {
 			if r.ThisUpdate < last.ThisUpdate {
 				c.fail("INV-7", "CRL %d of %s begins before CRL %d", r.Number, r.Authority, last.Number)
 			}
-			for serial := range entries[r.Authority] {
+			for serial := range entries[at] {
 				cert := known[r.Authority+" "+serial]
 				if !listed[serial] && cert != nil && cert.RevokedAt > 0 && cert.NotAfter >= last.ThisUpdate {
 					c.fail("INV-7", "certificate %s is on CRL %d of %s and not on %d", serial, last.Number, r.Authority, r.Number)
 				}
 			}
 		}
-		newest[r.Authority], entries[r.Authority] = r, listed
+		newest[at], entries[at] = r, listed
 	}
 	for _, a := range c.cas {
-		c.checkNewest(a, newest[a.Name], entries[a.Name])
+		for shard := range max(1, a.Shards) {
+			c.checkNewest(a, shard, newest[scope{a.Name, shard}], entries[scope{a.Name, shard}])
+		}
 	}
 	published := map[string]int64{}
 	for _, e := range c.audit {
@@ -60,11 +89,27 @@ func (c *checker) checkCRLs() {
 			continue
 		}
 		number, err := strconv.ParseInt(e.detail("number"), 10, 64)
-		if err != nil || number <= published[e.Object] {
-			c.fail("INV-7", "CRL %q of %s was published after %d", e.detail("number"), e.Object, published[e.Object])
+		of := e.Object + " " + e.detail("shard")
+		if err != nil || number <= published[of] {
+			c.fail("INV-7", "CRL %q of %s was published after %d", e.detail("number"), of, published[of])
 		}
-		published[e.Object] = number
+		published[of] = number
 	}
+}
+
+// scope is what a CRL speaks for.
+type scope struct {
+	authority string
+	shard     int64
+}
+
+// shardOf is where a certificate has to be: by the last octet of its serial number.
+func shardOf(serial string, shards int64) int64 {
+	octet, err := strconv.ParseInt(serial[max(0, len(serial)-2):], 16, 64)
+	if err != nil || shards < 2 {
+		return 0
+	}
+	return octet % shards
 }
 
 // checkCRL checks one CRL against its record and returns the serial numbers on it.
@@ -117,7 +162,7 @@ func (c *checker) checkCRL(r *crlRow, known map[string]*certificateRow) (listed 
 }
 
 // checkNewest: there is one, it is not over, and it lists whatever is revoked.
-func (c *checker) checkNewest(a *authority, newest *crlRow, listed map[string]bool) {
+func (c *checker) checkNewest(a *authority, shard int64, newest *crlRow, listed map[string]bool) {
 	if a.certificate == nil {
 		if newest != nil {
 			c.fail("INV-7", "CA %s has a CRL and no certificate", a.Name)
@@ -126,7 +171,7 @@ func (c *checker) checkNewest(a *authority, newest *crlRow, listed map[string]bo
 	}
 	if newest == nil {
 		if c.state.Settled {
-			c.fail("INV-7", "CA %s has no CRL", a.Name)
+			c.fail("INV-7", "CA %s has no CRL of shard %d", a.Name, shard)
 		}
 		return
 	}
@@ -135,7 +180,7 @@ func (c *checker) checkNewest(a *authority, newest *crlRow, listed map[string]bo
 	}
 	for i := range c.certificates {
 		r := &c.certificates[i]
-		if r.Issuer != a.Name || r.RevokedAt == 0 || r.NotAfter < newest.ThisUpdate || listed[r.Serial] {
+		if r.Issuer != a.Name || shardOf(r.Serial, a.Shards) != shard || r.RevokedAt == 0 || r.NotAfter < newest.ThisUpdate || listed[r.Serial] {
 			continue
 		}
 		if c.state.Settled || time.UnixMilli(r.RevokedAt).Before(c.state.Now.Add(-publication)) {

@@ -104,16 +104,19 @@ func (c *checker) read(ctx context.Context, url string) error {
 	}{
 		{&c.audit, "SELECT seq, at, actor, action, object, detail, previous, hash FROM audit ORDER BY seq"},
 		{&c.certificates, "SELECT serial, issuer, state, device, profile, profile_hash, spki_sha256, requester_kind, requester, claim, generation, tbs_sha256, tbs, der, not_before, not_after, created_at, issued_at, revoked_at, reason FROM certificates ORDER BY created_at, serial"},
-		{&c.authorities, "SELECT name, state, certificate, crl_number FROM authorities"},
+		{&c.authorities, "SELECT name, state, certificate, crl_number, shards FROM authorities"},
 		{&c.codes, "SELECT id, device, state, issuer, serial, used_at FROM enrollment_codes"},
 		{&c.entities, "SELECT id, state, bound_kind, bound_to, generation, suspended_at FROM end_entities"},
 		{&c.suspended, "SELECT serial, issuer, device FROM suspended_certificates"},
-		{&c.crls, "SELECT authority, number, this_update, next_update, issued_at, entries, sha256, der FROM crls ORDER BY authority, number"},
+		{&c.crls, "SELECT authority, shard, number, this_update, next_update, issued_at, entries, sha256, parts, tail, der FROM crls ORDER BY authority, number"},
 		{&c.changes, "SELECT seq FROM changes ORDER BY seq"},
 	} {
 		if err := tx.SelectContext(ctx, q.rows, q.query); err != nil {
 			return fmt.Errorf("%s: %w", q.query, err)
 		}
+	}
+	if err := c.joinCRLs(ctx, tx); err != nil {
+		return err
 	}
 	if err := tx.GetContext(ctx, &c.head, "SELECT seq, at, hash FROM audit_head"); err != nil {
 		return err
