@@ -74,7 +74,7 @@ func (c *certShow) Run(a *app) error {
 
 type certGet struct {
 	Serial string `arg:"" help:"Serial number, hex."`
-	Format string `help:"pem, der, or p7 (PKCS#7 with the chain, DER)." enum:"pem,der,p7" default:"pem"`
+	Format string `help:"pem, der, p7 (PKCS#7 with the chain, DER), or pubkey (the public key, PEM)." enum:"pem,der,p7,pubkey" default:"pem"`
 	Out    string `help:"File to write. Default: standard output." placeholder:"FILE"`
 }
 
@@ -99,8 +99,22 @@ func encodeAs(format string, c admin.Certificate) ([]byte, error) {
 	if format == "pem" {
 		return []byte(c.Certificate), nil
 	}
-	var certs []*x509.Certificate
-	for rest := []byte(c.Certificate + c.Chain); ; {
+	certs, err := parseCertificates(c.Certificate + c.Chain)
+	if err != nil {
+		return nil, err
+	}
+	if format == "pubkey" {
+		return pem.EncodeToMemory(&pem.Block{Type: "PUBLIC KEY", Bytes: certs[0].RawSubjectPublicKeyInfo}), nil
+	}
+	if format == "der" {
+		return certs[0].Raw, nil
+	}
+	return wire.CertsOnly(certs...)
+}
+
+// parseCertificates reads PEM that the server sent.
+func parseCertificates(text string) (certs []*x509.Certificate, err error) {
+	for rest := []byte(text); ; {
 		var block *pem.Block
 		if block, rest = pem.Decode(rest); block == nil {
 			break
@@ -114,10 +128,7 @@ func encodeAs(format string, c admin.Certificate) ([]byte, error) {
 	if len(certs) == 0 {
 		return nil, errors.New("the server sent no certificate")
 	}
-	if format == "der" {
-		return certs[0].Raw, nil
-	}
-	return wire.CertsOnly(certs...)
+	return certs, nil
 }
 
 type certRevoke struct {

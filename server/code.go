@@ -22,15 +22,28 @@ type codeCreate struct {
 	Label   string   `help:"Label the device enrolls at. Default: the device's, or default." placeholder:"LABEL"`
 	Expires string   `help:"Life of the code, as 30d or 12h. Default: codes.expires of the configuration." placeholder:"TIME"`
 	SAN     []string `help:"Further name the device may have in a certificate: dns:NAME or ip:ADDRESS." name:"san" placeholder:"NAME"`
-	Out     string   `help:"File for the code, mode 0600. Default: it is printed." placeholder:"FILE"`
+	Out     string   `help:"File for the code, mode 0600. Default: it is printed." xor:"code" placeholder:"FILE"`
+
+	CodeFile string `help:"File with a code that was chosen elsewhere, at least 128 bits; - is standard input. Default: one is made." xor:"code" placeholder:"FILE"`
 }
 
 func (c *codeCreate) Run(a *app) error {
+	in := admin.NewCode{Device: c.ID, Label: c.Label, Expires: c.Expires, SANs: c.SAN}
+	if c.CodeFile != "" {
+		var err error
+		if in.Code, err = a.readSecret(c.CodeFile); err != nil {
+			return err
+		}
+	}
 	return a.with(func(api *api) error {
 		var out admin.Code
-		err := api.call(http.MethodPost, "/codes", admin.NewCode{Device: c.ID, Label: c.Label, Expires: c.Expires, SANs: c.SAN}, &out)
-		if err != nil {
+		if err := api.call(http.MethodPost, "/codes", in, &out); err != nil {
 			return err
+		}
+		if c.CodeFile != "" {
+			return c.show(a, out, func(w io.Writer) {
+				fmt.Fprintf(w, "the code for %s is stored and expires %s\n", out.Device, stamp(out.Expires))
+			})
 		}
 		return c.deliver(a, out, c.Out)
 	})

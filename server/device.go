@@ -21,6 +21,7 @@ type deviceCommand struct {
 	Reissue deviceReissue `cmd:"" help:"Re-admit a device, once, with a new code or birth certificate."`
 	Suspend deviceSuspend `cmd:"" help:"Suspend a device: its certificates are held and nothing of it is accepted, until it is resumed."`
 	Resume  deviceResume  `cmd:"" help:"Resume a suspended device: everything is as before the suspension."`
+	Bundle  deviceBundle  `cmd:"" help:"Make a key and its certificate for a device that cannot make a key: once."`
 	Remove  deviceRemove  `cmd:"" help:"Remove a device; its certificates are revoked."`
 }
 
@@ -31,13 +32,31 @@ type deviceAdd struct {
 	SAN   []string `help:"Further name it may have in a certificate: dns:NAME or ip:ADDRESS." name:"san" placeholder:"NAME"`
 
 	Service string `help:"Application it belongs to: bridges put it where {service} stands in a topic." placeholder:"NAME"`
+
+	CodeFile string `help:"File with an enrollment code that was chosen elsewhere, at least 128 bits; - is standard input." xor:"code" placeholder:"FILE"`
+	WithCode bool   `help:"Make an enrollment code as well." xor:"code"`
+	Expires  string `help:"Life of the code, as 30d or 12h. Default: codes.expires of the configuration." placeholder:"TIME"`
+	Out      string `help:"With --with-code: file for the code, mode 0600. Default: it is printed." placeholder:"FILE"`
 }
 
 func (c *deviceAdd) Run(a *app) error {
-	return a.with(func(api *api) error {
-		var out admin.Device
-		if err := api.call(http.MethodPost, "/devices", admin.NewDevice{ID: c.ID, Label: c.Label, SANs: c.SAN, Service: c.Service}, &out); err != nil {
+	in := admin.NewDevice{ID: c.ID, Label: c.Label, SANs: c.SAN, Service: c.Service, WithCode: c.WithCode, Expires: c.Expires}
+	if c.Out != "" && !c.WithCode {
+		return wrongUsage("--out goes with --with-code")
+	}
+	if c.CodeFile != "" {
+		var err error
+		if in.Code, err = a.readSecret(c.CodeFile); err != nil {
 			return err
+		}
+	}
+	return a.with(func(api *api) error {
+		var out admin.AddedDevice
+		if err := api.call(http.MethodPost, "/devices", in, &out); err != nil {
+			return err
+		}
+		if c.WithCode {
+			return c.deliver(a, *out.Code, c.Out)
 		}
 		return c.show(a, out, func(w io.Writer) { fmt.Fprintf(w, "device %s is %s at label %s\n", out.ID, out.State, out.Label) })
 	})

@@ -9,7 +9,7 @@
 //	connect.go        the way to the API
 //	output.go         tables, JSON, files
 //	run.go init.go serve.go listeners.go state.go welcome.go    the server itself
-//	ca.go rollover.go label.go profile.go device.go code.go cert.go birthca.go crl.go admin.go audit.go    one command each
+//	ca.go rollover.go label.go profile.go device.go bundle.go code.go import.go cert.go birthca.go crl.go admin.go audit.go    one command each
 package main
 
 import (

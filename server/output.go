@@ -4,9 +4,12 @@ package main
 
 import (
 	"encoding/json"
+	"errors"
 	"fmt"
 	"io"
 	"os"
+	"path/filepath"
+	"slices"
 	"strings"
 	"text/tabwriter"
 	"time"
@@ -93,6 +96,72 @@ func (a *app) write(out string, content []byte, mode os.FileMode) error {
 		return err
 	}
 	return writeFile(out, content, mode)
+}
+
+// outputFile is a file with secrets in it.
+type outputFile struct {
+	path    string
+	content []byte
+}
+
+// createFiles writes files with mode 0600, all or none. None of them may exist.
+func createFiles(files ...outputFile) error {
+	for n, f := range files {
+		err := fault.Step("server.output_new", func() error { return f.create() })
+		if err != nil {
+			return errors.Join(err, removeFiles(files[:n]...))
+		}
+	}
+	return nil
+}
+
+func (f outputFile) create() error {
+	file, err := atomicfile.Create(f.path, 0o600)
+	if err != nil {
+		return err
+	}
+	defer file.Abort()
+	if _, err := file.Write(f.content); err != nil {
+		return err
+	}
+	return file.CommitNew()
+}
+
+func removeFiles(files ...outputFile) (err error) {
+	for _, f := range files {
+		err = errors.Join(err, os.Remove(f.path))
+	}
+	return err
+}
+
+// vacant refuses paths that createFiles would refuse, before something happens that cannot be repeated.
+func vacant(paths ...string) error {
+	for n, path := range paths {
+		if _, err := os.Lstat(path); err == nil || slices.Contains(paths[:n], path) {
+			return fmt.Errorf("%s exists: nothing is overwritten", path)
+		}
+		probe, err := os.CreateTemp(filepath.Dir(path), ".natal-*")
+		if err != nil {
+			return fmt.Errorf("%s cannot be written: %w", path, err)
+		}
+		if err := errors.Join(probe.Close(), os.Remove(probe.Name())); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// readSecret reads a secret of one line from a file, or from standard input for "-".
+func (a *app) readSecret(file string) (string, error) {
+	content, err := a.readInput(file)
+	if err != nil {
+		return "", err
+	}
+	secret := strings.TrimRight(string(content), "\r\n")
+	if secret == "" {
+		return "", fmt.Errorf("%s is empty", file)
+	}
+	return secret, nil
 }
 
 // writeFile replaces a file of the caller's choice.

@@ -85,6 +85,8 @@ func New(cfg Config) *API {
 	a.registerBirthCAs()
 	a.registerDevices()
 	a.registerCodes()
+	a.registerImports()
+	a.registerBundles()
 	a.registerCertificates()
 	a.registerAdministrators()
 	a.registerBridges()
@@ -119,6 +121,10 @@ type reply[T any] struct{ Body T }
 func handle[I, O any](a *API, who []string, method, path, summary string, fn func(ctx context.Context, c Caller, in *I) (O, error)) {
 	op := a.operation(who, method, path, summary)
 	op.DefaultStatus = http.StatusOK
+	register(a, op, fn)
+}
+
+func register[I, O any](a *API, op huma.Operation, fn func(ctx context.Context, c Caller, in *I) (O, error)) {
 	huma.Register(a.huma, op, func(ctx context.Context, in *I) (*reply[O], error) {
 		c, _ := callerOf(ctx)
 		out, err := fn(ctx, c, in)
@@ -127,6 +133,14 @@ func handle[I, O any](a *API, who []string, method, path, summary string, fn fun
 		}
 		return &reply[O]{Body: out}, nil
 	})
+}
+
+// handleLarge is handle for a request of up to so many bytes.
+func handleLarge[I, O any](a *API, who []string, method, path, summary string, most int64, fn func(ctx context.Context, c Caller, in *I) (O, error)) {
+	op := a.operation(who, method, path, summary)
+	op.DefaultStatus = http.StatusOK
+	op.MaxBodyBytes = most
+	register(a, op, fn)
 }
 
 // handleEmpty is handle for an operation that answers 204.

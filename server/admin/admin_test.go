@@ -64,6 +64,7 @@ var rights = map[string][]string{
 	"GET /birth-cas": readers, "POST /birth-cas": administrators, "DELETE /birth-cas/{label}/{fingerprint}": administrators,
 	"GET /devices": readers, "POST /devices": operators, "GET /devices/{id}": readers, "DELETE /devices/{id}": operators,
 	"POST /devices/{id}/revoke": operators, "POST /devices/{id}/suspend": operators, "POST /devices/{id}/resume": operators, "POST /devices/{id}/reissue": operators,
+	"POST /devices/{id}/bundle": operators, "POST /imports": operators,
 	"GET /codes": readers, "POST /codes": operators, "DELETE /codes/{device}": operators,
 	"GET /certificates": readers, "GET /certificates/{serial}": readers, "POST /certificates/{serial}/revoke": operators, "POST /certificates/{serial}/unhold": operators,
 	"GET /admins": readers, "POST /admins": administrators, "DELETE /admins/{name}": administrators,

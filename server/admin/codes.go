@@ -6,6 +6,7 @@ import (
 	"context"
 	"errors"
 	"net/http"
+	"time"
 
 	"github.com/natal-pki/natal/server/config"
 	"github.com/natal-pki/natal/server/registration"
@@ -27,15 +28,14 @@ func (a *API) registerCodes() {
 		if err := a.mayRegister(ctx, c, in.Body.Device, label, in.Body.SANs); err != nil {
 			return Code{}, err
 		}
-		expires := a.cfg.CodeExpires
-		if in.Body.Expires != "" {
-			d, err := config.ParseDuration(in.Body.Expires)
-			if err != nil {
-				return Code{}, invalid("invalid", "expires: %v", err)
-			}
-			expires = d
+		life, err := a.codeLife(in.Body.Expires)
+		if err != nil {
+			return Code{}, err
 		}
-		code, err := a.cfg.Book.CreateCode(ctx, c.Actor, in.Body.Device, label, expires, in.Body.SANs)
+		code, err := a.cfg.Book.CreateCodeAs(ctx, c.Actor, in.Body.Device, label, registration.NewCode{Secret: in.Body.Code, Life: life}, in.Body.SANs)
+		if in.Body.Code != "" {
+			code.Code = "" // whoever chose it has it
+		}
 		return showCode(code), err
 	})
 	handleEmpty(a, operators, http.MethodDelete, "/codes/{device}", "Revoke a device's open codes", func(ctx context.Context, c Caller, in *struct {
@@ -46,6 +46,18 @@ func (a *API) registerCodes() {
 		}
 		return a.cfg.Book.RevokeCode(ctx, c.Actor, in.Device)
 	})
+}
+
+// codeLife reads the life of a code; "" is what the server's settings say.
+func (a *API) codeLife(text string) (time.Duration, error) {
+	if text == "" {
+		return a.cfg.CodeExpires, nil
+	}
+	d, err := config.ParseDuration(text)
+	if err != nil {
+		return 0, invalid("invalid", "expires: %v", err)
+	}
+	return d, nil
 }
 
 // labelFor is the label given, else that of the device, else the default one.

@@ -27,16 +27,8 @@ func (a *API) registerDevices() {
 		device, err := a.cfg.Book.Device(ctx, in.ID)
 		return showDevice(device), err
 	})
-	handle(a, operators, http.MethodPost, "/devices", "Add a device", func(ctx context.Context, c Caller, in *struct{ Body NewDevice }) (Device, error) {
-		label := in.Body.Label
-		if label == "" {
-			label = registration.Default
-		}
-		if err := a.mayRegister(ctx, c, in.Body.ID, label, in.Body.SANs); err != nil {
-			return Device{}, err
-		}
-		device, err := a.cfg.Book.AddDevice(ctx, c.Actor, registration.NewDevice{ID: in.Body.ID, Label: label, SANs: in.Body.SANs, Service: in.Body.Service})
-		return showDevice(device), err
+	handle(a, operators, http.MethodPost, "/devices", "Add a device", func(ctx context.Context, c Caller, in *struct{ Body NewDevice }) (AddedDevice, error) {
+		return a.addDevice(ctx, c, in.Body)
 	})
 	handle(a, operators, http.MethodPost, "/devices/{id}/revoke", "Revoke a device and all its certificates", func(ctx context.Context, c Caller, in *struct {
 		DeviceID
@@ -82,6 +74,36 @@ func (a *API) registerDevices() {
 		}
 		return a.cfg.Book.RemoveDevice(ctx, c.Actor, in.ID)
 	})
+}
+
+func (a *API) addDevice(ctx context.Context, c Caller, in NewDevice) (AddedDevice, error) {
+	if in.Label == "" {
+		in.Label = registration.Default
+	}
+	if err := a.mayRegister(ctx, c, in.ID, in.Label, in.SANs); err != nil {
+		return AddedDevice{}, err
+	}
+	d := registration.NewDevice{ID: in.ID, Label: in.Label, SANs: in.SANs, Service: in.Service}
+	if !in.WithCode && in.Code == "" {
+		if in.Expires != "" {
+			return AddedDevice{}, invalid("invalid", "expires goes with a code")
+		}
+		device, err := a.cfg.Book.AddDevice(ctx, c.Actor, d)
+		return AddedDevice{Device: showDevice(device)}, err
+	}
+	life, err := a.codeLife(in.Expires)
+	if err != nil {
+		return AddedDevice{}, err
+	}
+	device, code, err := a.cfg.Book.AddDeviceWithCode(ctx, c.Actor, d, registration.NewCode{Secret: in.Code, Life: life})
+	if err != nil {
+		return AddedDevice{}, err
+	}
+	shown := showCode(code)
+	if in.Code != "" {
+		shown.Code = "" // whoever chose it has it
+	}
+	return AddedDevice{Device: showDevice(device), Code: &shown}, nil
 }
 
 func showDevice(e registration.EndEntity) Device {

@@ -87,6 +87,10 @@ func (a *API) problem(c Caller, err error) error {
 	if errors.As(err, &p) {
 		return p
 	}
+	var bad *registration.ImportError
+	if errors.As(err, &bad) {
+		return importProblem(bad)
+	}
 	var ce *ca.Error
 	if errors.As(err, &ce) && caStatus[ce.Kind] != 0 {
 		if ce.Err != nil {

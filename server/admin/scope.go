@@ -70,6 +70,14 @@ func (a *API) mayRegister(ctx context.Context, c Caller, id, label string, sans 
 	if err := a.mayUseLabel(ctx, c, label); err != nil {
 		return err
 	}
+	return a.mayBeCalled(c, id, sans)
+}
+
+// mayBeCalled refuses names of the EST server.
+func (a *API) mayBeCalled(c Caller, id string, sans []string) error {
+	if c.Role == RoleAdministrator {
+		return nil
+	}
 	for _, name := range append([]string{id}, sans...) {
 		if a.serverIsCalled(name) {
 			return outOfScope(c, "%q is a name of the EST server", name)

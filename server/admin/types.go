@@ -138,7 +138,7 @@ type Device struct {
 	ID         string    `json:"id"`
 	Label      string    `json:"label"`
 	State      string    `json:"state" doc:"new, generated, revoked, historical"`
-	BoundKind  string    `json:"bound_kind,omitempty" doc:"what it first authenticated with: code, birth"`
+	BoundKind  string    `json:"bound_kind,omitempty" doc:"what it first authenticated with: code, birth; bundle: its key was made here"`
 	BoundTo    string    `json:"bound_to,omitempty"`
 	SANs       []string  `json:"sans,omitempty" doc:"dns:NAME, ip:ADDRESS"`
 	Service    string    `json:"service,omitempty" doc:"the application it belongs to; bridges put it where {service} stands in a topic"`
@@ -160,6 +160,59 @@ type NewDevice struct {
 	SANs  []string `json:"sans,omitempty" doc:"dns:NAME, ip:ADDRESS"`
 
 	Service string `json:"service,omitempty" doc:"the application it belongs to: letters, digits, . _ -, at most 64"`
+
+	WithCode bool   `json:"with_code,omitempty" doc:"make an enrollment code as well; it is in the answer"`
+	Code     string `json:"code,omitempty" doc:"an enrollment code that was chosen elsewhere: at least 128 bits"`
+	Expires  string `json:"expires,omitempty" doc:"life of the code, as 30d or 12h; default: the server's"`
+}
+
+// AddedDevice is a new end entity, with its code where one was asked for.
+type AddedDevice struct {
+	Device
+	Code *Code `json:"code,omitempty"`
+}
+
+// ImportRow is one device of an import.
+type ImportRow struct {
+	Line    int      `json:"line,omitempty" doc:"number of the line in the caller's file, for refusals; default: the row's place, from 1"`
+	ID      string   `json:"id"`
+	Label   string   `json:"label,omitempty" doc:"default: default"`
+	SANs    []string `json:"sans,omitempty" doc:"dns:NAME, ip:ADDRESS"`
+	Service string   `json:"service,omitempty"`
+	Code    string   `json:"code,omitempty" doc:"default: one is made, and is in the answer; who loses the answer loses it"`
+	Expires string   `json:"expires,omitempty" doc:"of the code: its life, as 30d, or a time, as 2027-03-01T12:00:00Z; default: the server's"`
+}
+
+// NewImport is a request to register many devices with a code each: all or none.
+type NewImport struct {
+	Rows  []ImportRow `json:"rows"`
+	Check bool        `json:"check,omitempty" doc:"change nothing, tell only whether it would be done"`
+}
+
+// Import is what an import did, or would do.
+type Import struct {
+	Devices  int    `json:"devices"`
+	Repeated bool   `json:"repeated" doc:"every row was there already with its code: nothing was changed"`
+	Expires  string `json:"code_expires" doc:"life of codes whose row does not say, as 720h0m0s"`
+	Trust    string `json:"trust_sha256,omitempty" doc:"SHA-256 of the root by which devices recognise the EST server, hex"`
+	Codes    []Code `json:"codes" doc:"in the order of the rows; the code itself where it was made here"`
+}
+
+// NewBundle is the request for a key and its certificate.
+type NewBundle struct {
+	Label string `json:"label,omitempty" doc:"default: the device's, or default"`
+	Key   string `json:"key,omitempty" doc:"kind of key, as ec:P-256; default: the first one of the profile"`
+}
+
+// Bundle is a certificate with its key. It is delivered once; the key is stored nowhere.
+type Bundle struct {
+	Device      string    `json:"device"`
+	Serial      string    `json:"serial"`
+	NotAfter    time.Time `json:"not_after"`
+	Key         string    `json:"key" doc:"PEM, PKCS#8"`
+	Certificate string    `json:"certificate" doc:"PEM"`
+	Chain       string    `json:"chain" doc:"PEM: the issuing CA and those above it, without the root"`
+	Root        string    `json:"root" doc:"PEM"`
 }
 
 // Reason says why something is revoked.
@@ -185,6 +238,7 @@ type NewCode struct {
 	Label   string   `json:"label,omitempty" doc:"default: the device's, or default"`
 	Expires string   `json:"expires,omitempty" doc:"life, as 30d or 12h; default: the server's"`
 	SANs    []string `json:"sans,omitempty" doc:"dns:NAME, ip:ADDRESS"`
+	Code    string   `json:"code,omitempty" doc:"a code that was chosen elsewhere: at least 128 bits; default: one is made"`
 }
 
 // Certificate is a certificate that was issued here, or is about to be.

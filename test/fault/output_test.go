@@ -65,3 +65,35 @@ func TestStreamedFile(t *testing.T) {
 		}
 	}
 }
+
+// Files with secrets that exist once: written whole or not at all, and never over another file.
+func TestNewFiles(t *testing.T) {
+	t.Parallel()
+	dir := t.TempDir()
+	data := filepath.Join(dir, "data")
+	server := harness.HooksBinary(t, "est-server")
+	pass := testpki.WriteFile(t, filepath.Join(dir, "pass"), []byte("only for a test\n"))
+	harness.MustRun(t, server, "init", "--data", data, "--passphrase-file", pass, "--host", "127.0.0.1")
+	for _, mode := range []string{"notdone", "lost", "crash", "crashafter"} {
+		out, id := filepath.Join(dir, mode), "dev-"+mode
+		command := harness.Command{Path: server, Args: []string{"device", "bundle", id, "--data", data, "--passphrase-file", pass, "--out", out}, Env: []string{"NATAL_FAULT=server.output_new:" + mode}}
+		r := command.Run(t)
+		if r.Code == 0 || !strings.HasPrefix(mode, "crash") && !strings.Contains(r.Output(), "device reissue "+id) {
+			t.Errorf("%s: exit code %d\n%s", mode, r.Code, r.Output())
+		}
+		if _, err := os.Lstat(out); err == nil {
+			if err := os.Remove(out); err != nil {
+				t.Fatal(err)
+			}
+		}
+		command.Env = nil
+		if r := command.Run(t); r.Code == 0 || !strings.Contains(r.Output(), "bundle_delivered") {
+			t.Errorf("%s: a second bundle: exit code %d\n%s", mode, r.Code, r.Output())
+		}
+		harness.MustRun(t, server, "device", "reissue", id, "--data", data, "--passphrase-file", pass, "--out", filepath.Join(dir, "code"))
+		command.MustRun(t)
+		if info, err := os.Stat(out); err != nil || info.Mode().Perm() != 0o600 {
+			t.Errorf("%s: after the reissue: %v", mode, err)
+		}
+	}
+}

@@ -36,6 +36,7 @@ var elsewhere = map[string][]string{
 	"test/fault/bridge_test.go TestBridgeApprove": {"bridge.approve"},
 	"ca/crl_parts_test.go TestPartsFail":          {"crl.part", "crl.part_prune"},
 	"test/fault/output_test.go TestOutputFile":    {"server.output"},
+	"test/fault/output_test.go TestNewFiles":      {"server.output_new"},
 	"test/fault/output_test.go TestStreamedFile":  {"server.stream"},
 }
 
