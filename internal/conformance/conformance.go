@@ -58,6 +58,10 @@ type Target struct {
 	ExpiredBirth func(ctx context.Context) (Identity, error)
 	// Revoke revokes a certificate that a case was issued.
 	Revoke func(ctx context.Context, cert *x509.Certificate) error
+	// RollRoot replaces the root above the path without a label by a new one, and is called once; both are valid then.
+	RollRoot func(ctx context.Context) error
+	// RollIssuer gives the path without a label a new issuing CA, and is called once. When it returns, that one issues.
+	RollIssuer func(ctx context.Context) error
 	// Pass lets so much time go by for the server.
 	Pass func(ctx context.Context, d time.Duration) error
 	// PlainURL reaches the same server without TLS ("http://host:port"), as behind a careless proxy.

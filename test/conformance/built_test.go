@@ -46,6 +46,13 @@ func TestBuiltServer(t *testing.T) {
 			return conformance.Identity{Device: id, Certificate: factory.Birth(t, id, options...).TLS()}, nil
 		}
 	}
+	roll := func(old, next string) func(context.Context) error {
+		return func(context.Context) error {
+			s.MustCLI(t, "ca", "rollover", old)
+			s.MustCLI(t, "ca", "activate", next)
+			return nil
+		}
+	}
 	session := &conformance.Session{Target: conformance.Target{
 		URL: s.URL(), Anchors: testpki.ParsePEM(t, anchors), Labels: labels,
 		Code: func(_ context.Context, label string) (conformance.Code, error) {
@@ -57,6 +64,8 @@ func TestBuiltServer(t *testing.T) {
 			code, err := os.ReadFile(s.CodeFile(t, id, args...))
 			return conformance.Code{Device: id, Code: strings.TrimSpace(string(code))}, err
 		},
+		RollRoot:     roll("root", "root-2"),
+		RollIssuer:   roll("devices", "devices-2"),
 		Birth:        birth(),
 		ExpiredBirth: birth(testpki.Expired()),
 		Revoke: func(_ context.Context, cert *x509.Certificate) error {
