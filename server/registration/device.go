@@ -284,21 +284,9 @@ func (b *Book) RemoveDevice(ctx context.Context, actor, id string) error {
 func (b *Book) end(ctx context.Context, actor, id string, ev event, action, reason string) (EndEntity, error) {
 	var issuers []string
 	ctx = context.WithoutCancel(ctx)
-	err := b.db.Write(ctx, "registration.device_end", func(tx *database.Tx) error {
-		e, err := b.lock(tx, id)
-		if err != nil {
-			return err
-		}
-		now := b.clock.Now()
-		issuers = nil
-		if _, changed, err := b.change(tx, now, e, ev, nil); err != nil || !changed {
-			return err
-		}
-		if issuers, err = b.endCredentials(tx, now, actor, id, reason); err != nil {
-			return err
-		}
-		b.tell(tx, now, feedapi.DeviceRemoved, b.known(e.Label), id, e.Service)
-		return b.append(tx, audit.Entry{Actor: actor, Action: action, Object: id, Detail: map[string]string{"reason": reason}})
+	err := b.db.Write(ctx, "registration.device_end", func(tx *database.Tx) (err error) {
+		issuers, err = b.endInTx(tx, actor, id, ev, action, reason)
+		return err
 	})
 	if err != nil {
 		return EndEntity{}, storage("end device", err)
@@ -306,6 +294,23 @@ func (b *Book) end(ctx context.Context, actor, id string, ev event, action, reas
 	b.changes.Announce()
 	b.ca.PublishAfterRevocation(ctx, issuers...)
 	return b.Device(ctx, id)
+}
+
+// endInTx returns the CAs whose certificates were revoked.
+func (b *Book) endInTx(tx *database.Tx, actor, id string, ev event, action, reason string) (issuers []string, err error) {
+	e, err := b.lock(tx, id)
+	if err != nil {
+		return nil, err
+	}
+	now := b.clock.Now()
+	if _, changed, err := b.change(tx, now, e, ev, nil); err != nil || !changed {
+		return nil, err
+	}
+	if issuers, err = b.endCredentials(tx, now, actor, id, reason); err != nil {
+		return nil, err
+	}
+	b.tell(tx, now, feedapi.DeviceRemoved, b.known(e.Label), id, e.Service)
+	return issuers, b.append(tx, audit.Entry{Actor: actor, Action: action, Object: id, Detail: map[string]string{"reason": reason}})
 }
 
 // lock reads an end entity for a change of it, inside a transaction.
