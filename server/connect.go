@@ -88,7 +88,7 @@ func inProcess(ctx context.Context, handler http.Handler) *api {
 func newAdminAPI(i *instance.Instance, serverCertificate func() *x509.Certificate) *admin.API {
 	return admin.New(admin.Config{
 		DB: i.DB, CA: i.CA, Book: i.Book, Clock: i.Clock, Log: i.Log, PublicURL: i.Settings.PublicURL, CodeExpires: i.Settings.CodeExpires,
-		ServerCertificate: serverCertificate,
+		ServerCertificate: serverCertificate, Backup: i.WriteBackup,
 	})
 }
 

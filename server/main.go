@@ -9,7 +9,7 @@
 //	connect.go        the way to the API
 //	output.go         tables, JSON, files
 //	run.go init.go serve.go listeners.go state.go welcome.go    the server itself
-//	ca.go rollover.go label.go profile.go device.go bundle.go code.go import.go cert.go birthca.go crl.go admin.go audit.go    one command each
+//	ca.go rollover.go label.go profile.go device.go bundle.go code.go import.go cert.go birthca.go crl.go admin.go audit.go backup.go restore.go    one command each
 package main
 
 import (
@@ -55,6 +55,8 @@ type commandLine struct {
 	CRL     crlCommand     `cmd:"" name:"crl" help:"Certificate revocation lists."`
 	Admin   adminCommand   `cmd:"" help:"Administrators of the API."`
 	Audit   auditCommand   `cmd:"" help:"The audit log."`
+	Backup  backupCommand  `cmd:"" help:"Back the installation up, while it works, into an encrypted file."`
+	Restore restoreCommand `cmd:"" help:"Put a backup into an empty data directory, or state that the database was put back."`
 }
 
 // globals are the flags of every command.

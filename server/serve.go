@@ -165,6 +165,9 @@ func (s *server) prepare(ctx context.Context) error {
 	if completed+abandoned > 0 {
 		s.log.Warn("certificates left by an earlier crash", "completed", completed, "abandoned", abandoned)
 	}
+	if err := s.CA.RenewRestoredCRLs(ctx, "server"); err != nil { // bridges refuse a number that has fallen, so the old one does no harm meanwhile
+		s.log.Error("CRLs of the new epoch not issued", "error", err)
+	}
 	if err := s.Complete(ctx); err != nil {
 		return err
 	}

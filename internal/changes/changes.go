@@ -114,6 +114,15 @@ func (l *Log) Seq(ctx context.Context) (int64, error) {
 	return seq, nil
 }
 
+// Has tells whether there is a change of this number.
+func (l *Log) Has(ctx context.Context, seq int64) (bool, error) {
+	var n int
+	if err := l.db.Get(ctx, &n, "SELECT COUNT(*) FROM changes WHERE seq = ?", seq); err != nil {
+		return false, fmt.Errorf("change log: %w", err)
+	}
+	return n == 1, nil
+}
+
 // TrustSetSeq is the number of the newest change of the trust set.
 func (l *Log) TrustSetSeq(ctx context.Context) (int64, error) {
 	var seq int64

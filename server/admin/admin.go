@@ -18,6 +18,7 @@ import (
 	"context"
 	"crypto/x509"
 	"errors"
+	"io"
 	"log/slog"
 	"net/http"
 	"net/url"
@@ -53,6 +54,9 @@ type Config struct {
 
 	// ServerCertificate is the EST server's current certificate, whose names are kept from operators. nil where there are none: in a command.
 	ServerCertificate func() *x509.Certificate
+
+	// Backup writes a backup in clear. nil: none is made here.
+	Backup func(ctx context.Context, out io.Writer) error
 }
 
 // API answers HTTP requests. It is safe for concurrent use.
@@ -91,6 +95,7 @@ func New(cfg Config) *API {
 	a.registerAdministrators()
 	a.registerBridges()
 	a.registerAudit()
+	a.registerBackup()
 	return a
 }
 

@@ -35,7 +35,11 @@ func (f *Feed) getChanges(w http.ResponseWriter, r *http.Request, _ string) erro
 	if err != nil {
 		return err
 	}
-	if since > newest {
+	known, err := f.known(r.Context(), since, newest)
+	if err != nil {
+		return err
+	}
+	if !known {
 		answer(w, http.StatusOK, feedapi.Changes{Seq: newest, Reset: true, Changes: []feedapi.Change{}})
 		return nil
 	}
@@ -53,4 +57,15 @@ func (f *Feed) getChanges(w http.ResponseWriter, r *http.Request, _ string) erro
 	}
 	answer(w, http.StatusOK, out)
 	return nil
+}
+
+// known tells whether since is the number of a change here. One that a restored server has lost is not, though its numbers go on far beyond.
+func (f *Feed) known(ctx context.Context, since, newest int64) (bool, error) {
+	if since == 0 || since == newest {
+		return true, nil
+	}
+	if since > newest {
+		return false, nil
+	}
+	return f.changes.Has(ctx, since)
 }

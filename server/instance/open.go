@@ -82,6 +82,9 @@ func openUnchecked(ctx context.Context, o Options) (*Instance, error) {
 			return nil, err
 		}
 	}
+	if err := o.Dir.removeBackupWork(); err != nil {
+		return nil, err
+	}
 	settings, err := o.Dir.ReadSettings(o.ConfigFile)
 	if err != nil {
 		return nil, err

@@ -61,8 +61,12 @@ func (i *Instance) restate(ctx context.Context, say Statement) (Stated, error) {
 		return Stated{}, err
 	}
 	now := i.Clock.Now()
-	if newest, err := audit.Newest(ctx, i.DB); err != nil || now.Before(newest.Add(-maxClockLag)) {
-		return Stated{}, errors.Join(err, fmt.Errorf("the clock says %s, and the backup holds a record of %s: put the clock right first", now.Format(time.RFC3339), newest.Format(time.RFC3339)))
+	newest, err := audit.Newest(ctx, i.DB)
+	if err != nil {
+		return Stated{}, err
+	}
+	if now.Before(newest.Add(-maxClockLag)) {
+		return Stated{}, fmt.Errorf("the clock says %s, and the backup holds a record of %s: put the clock right first", now.Format(time.RFC3339), newest.Format(time.RFC3339))
 	}
 	var published []ca.Published
 	for _, content := range say.CRLs {
