@@ -364,6 +364,22 @@ func TestChanges(t *testing.T) {
 	if w.get(t, fmt.Sprintf("/bridge/v1/changes?since=%d&wait=20s", got.Seq+1), nil, &reset); !reset.Reset || reset.Seq != got.Seq {
 		t.Errorf("since the future: %+v", reset)
 	}
+	err := w.DB.Write(t.Context(), "test", func(tx *database.Tx) error {
+		_, err := tx.Exec("UPDATE changes SET seq = seq + 1000 WHERE seq = ?", got.Seq)
+		if err == nil {
+			_, err = tx.Exec("UPDATE counters SET value = value + 1000 WHERE name = 'changes'")
+		}
+		return err
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	for since, want := range map[int64]bool{got.Seq - 1: false, got.Seq: true, got.Seq + 999: true, got.Seq + 1000: false, 0: false} { // restored: the numbers in the gap are lost ones
+		var page feedapi.Changes
+		if w.get(t, fmt.Sprintf("/bridge/v1/changes?since=%d", since), nil, &page); page.Reset != want {
+			t.Errorf("since %d of %d: reset %v", since, got.Seq+1000, page.Reset)
+		}
+	}
 	for _, query := range []string{"", "?since=", "?since=x", "?since=-1", "?since=0&wait=x", "?since=0&wait=-1s"} {
 		if status, _ := w.get(t, "/bridge/v1/changes"+query, nil, nil); status != 400 {
 			t.Errorf("changes%s: %d", query, status)

@@ -10,6 +10,7 @@ import (
 	"strings"
 	"testing"
 
+	"filippo.io/age"
 	"github.com/natal-pki/natal/test/e2e/harness"
 	"github.com/natal-pki/natal/test/testpki"
 )
@@ -95,5 +96,42 @@ func TestNewFiles(t *testing.T) {
 		if info, err := os.Stat(out); err != nil || info.Mode().Perm() != 0o600 {
 			t.Errorf("%s: after the reissue: %v", mode, err)
 		}
+	}
+}
+
+// A backup that failed leaves nothing; one whose end was not told is there, whole, and is not overwritten.
+func TestBackupFile(t *testing.T) {
+	t.Parallel()
+	dir := t.TempDir()
+	data := filepath.Join(dir, "data")
+	server := harness.HooksBinary(t, "est-server")
+	pass := testpki.WriteFile(t, filepath.Join(dir, "pass"), []byte("only for a test\n"))
+	harness.MustRun(t, server, "init", "--data", data, "--passphrase-file", pass, "--host", "127.0.0.1")
+	identity, err := age.GenerateX25519Identity()
+	if err != nil {
+		t.Fatal(err)
+	}
+	key := testpki.WriteFile(t, filepath.Join(dir, "identity"), []byte(identity.String()+"\n"))
+	for _, step := range []string{"backup.record", "server.backup"} {
+		for _, mode := range []string{"notdone", "lost", "crash", "crashafter"} {
+			out := filepath.Join(dir, step+mode)
+			command := harness.Command{Path: server, Args: []string{"backup", out, "--data", data, "--recipient", identity.Recipient().String()}, Env: []string{"NATAL_FAULT=" + step + ":" + mode}}
+			if r := command.Run(t); r.Code == 0 {
+				t.Errorf("%s %s: no error\n%s", step, mode, r.Output())
+			}
+			_, err := os.Stat(out)
+			written := step == "server.backup" && (mode == "lost" || mode == "crashafter")
+			if written != (err == nil) {
+				t.Errorf("%s %s: %v", step, mode, err)
+			}
+			command.Env = nil
+			if r := command.Run(t); (r.Code == 0) == written {
+				t.Errorf("%s %s, once more: %s", step, mode, r.Output())
+			}
+			harness.MustRun(t, server, "backup", out, "--verify", "--identity", key)
+		}
+	}
+	if left, err := filepath.Glob(filepath.Join(data, "backup.tmp-*")); err != nil || left != nil {
+		t.Errorf("left over: %v, %v", left, err)
 	}
 }

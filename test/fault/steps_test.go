@@ -27,8 +27,10 @@ var elsewhere = map[string][]string{
 		"bridge.acl", "bridge.bundle", "bridge.canary", "bridge.generation", "bridge.kicked", "bridge.queue", "bridge.reset", "bridge.server_certificate",
 		"bridge.services_acl", "bridge.synced", "bridge.verified",
 	},
-	"server/instance/epoch_test.go TestRememberedHeadIsNeverAhead": {"instance.epoch"},
-	"server/instance/epoch_test.go TestCheckpointOnceADay":         {"instance.checkpoint"},
+	"server/instance/epoch_test.go TestRememberedHeadIsNeverAhead":   {"instance.epoch"},
+	"server/instance/backup_test.go TestBackupAndRestoreAtEveryStep": {"instance.restate", "instance.snapshot", "instance.unpack", "instance.unpack_config"},
+	"test/fault/output_test.go TestBackupFile":                       {"backup.record", "server.backup"},
+	"server/instance/epoch_test.go TestCheckpointOnceADay":           {"instance.checkpoint"},
 	"server/instance/fault_test.go TestInitResumesAtEveryStep": {
 		"instance.audit_key", "instance.audit_public", "instance.begin", "instance.config", "instance.file", "instance.finish", "instance.secret", "instance.server_certificate",
 	},
