@@ -46,6 +46,15 @@ func (au *authority) answersOCSP() bool {
 // other failure is an answer: unauthorized from a CA that is retired or revoked, tryLater while its records, its signer or the clock
 // cannot be relied on.
 func (a *Authorities) OCSP(ctx context.Context, name string, request []byte) (ocsp.Response, error) {
+	return a.answerOCSP(ctx, name, nil, request)
+}
+
+// OCSPBy is OCSP signed by a signer that is kept elsewhere; without one the answer is tryLater.
+func (a *Authorities) OCSPBy(ctx context.Context, name string, signer func() *ocsp.Signer, request []byte) (ocsp.Response, error) {
+	return a.answerOCSP(ctx, name, signer, request)
+}
+
+func (a *Authorities) answerOCSP(ctx context.Context, name string, current func() *ocsp.Signer, request []byte) (ocsp.Response, error) {
 	au, err := a.authority(ctx, name)
 	switch {
 	case isKind(err, NotFound):
@@ -64,7 +73,10 @@ func (a *Authorities) OCSP(ctx context.Context, name string, request []byte) (oc
 	if err != nil {
 		return ocsp.Failure(ocsp.OutcomeInternal), nil
 	}
-	signer := desk.current()
+	if current == nil {
+		current = desk.current
+	}
+	signer := current()
 	if signer == nil {
 		return a.ocsp.responder.Later(name, errNoSigner), nil
 	}

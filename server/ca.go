@@ -14,13 +14,14 @@ import (
 )
 
 type caCommand struct {
-	Create  caCreate  `cmd:"" help:"Create a CA, with a key of its own."`
-	List    caList    `cmd:"" help:"List CAs."`
-	Show    caShow    `cmd:"" help:"Show a CA."`
-	CSR     caCSR     `cmd:"" name:"csr" help:"Print the request of a CA that another PKI signs."`
-	Import  caImport  `cmd:"" help:"Import the certificate of a waiting CA."`
-	Sign    caSign    `cmd:"" help:"Sign the request of a CA that lives elsewhere."`
-	Offline caOffline `cmd:"" help:"Take a CA's key off this machine."`
+	Create   caCreate   `cmd:"" help:"Create a CA, with a key of its own."`
+	List     caList     `cmd:"" help:"List CAs."`
+	Show     caShow     `cmd:"" help:"Show a CA."`
+	CSR      caCSR      `cmd:"" name:"csr" help:"Print the request of a CA that another PKI signs."`
+	Import   caImport   `cmd:"" help:"Import the certificate of a waiting CA."`
+	Sign     caSign     `cmd:"" help:"Sign the request of a CA that lives elsewhere."`
+	SignOCSP caSignOCSP `cmd:"" name:"sign-ocsp" help:"Sign the request of a validation authority's OCSP signer."`
+	Offline  caOffline  `cmd:"" help:"Take a CA's key off this machine."`
 
 	Rollover caRollover `cmd:"" help:"Make the successor of a CA. It stands by until ca activate."`
 	Activate caActivate `cmd:"" help:"Let a CA that stands by take over."`
@@ -180,6 +181,26 @@ func (c *caSign) Run(a *app) error {
 	return a.with(func(api *api) error {
 		var out admin.PEM
 		if err := api.call(http.MethodPost, path("cas", c.Name, "sign"), admin.SignCA{CSR: string(csr), Years: c.Years}, &out); err != nil {
+			return fmt.Errorf("%s: %w", c.CSR, err)
+		}
+		return a.write(c.Out, []byte(out.PEM), 0o644)
+	})
+}
+
+type caSignOCSP struct {
+	Name string `arg:"" help:"CA that signs."`
+	CSR  string `help:"Request of est-server va csr, PEM." name:"csr" required:"" placeholder:"FILE"`
+	Out  string `help:"File to write: the certificate and the CA's. Default: standard output." placeholder:"FILE"`
+}
+
+func (c *caSignOCSP) Run(a *app) error {
+	csr, err := a.readInput(c.CSR)
+	if err != nil {
+		return err
+	}
+	return a.with(func(api *api) error {
+		var out admin.PEM
+		if err := api.call(http.MethodPost, path("cas", c.Name, "sign-ocsp"), admin.SignOCSP{CSR: string(csr)}, &out); err != nil {
 			return fmt.Errorf("%s: %w", c.CSR, err)
 		}
 		return a.write(c.Out, []byte(out.PEM), 0o644)

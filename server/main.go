@@ -10,6 +10,7 @@
 //	output.go         tables, JSON, files
 //	run.go init.go serve.go listeners.go state.go welcome.go    the server itself
 //	ca.go rollover.go label.go profile.go device.go bundle.go code.go import.go cert.go birthca.go crl.go admin.go audit.go backup.go restore.go    one command each
+//	va.go             a validation authority standing alone
 package main
 
 import (
@@ -54,6 +55,7 @@ type commandLine struct {
 	BirthCA birthCACommand `cmd:"" name:"birth-ca" help:"CAs of birth certificates."`
 	CRL     crlCommand     `cmd:"" name:"crl" help:"Certificate revocation lists."`
 	Admin   adminCommand   `cmd:"" help:"Administrators of the API."`
+	VA      vaCommand      `cmd:"" name:"va" help:"A validation authority standing alone: OCSP, CRLs and CA certificates."`
 	Audit   auditCommand   `cmd:"" help:"The audit log."`
 	Backup  backupCommand  `cmd:"" help:"Back the installation up, while it works, into an encrypted file."`
 	Restore restoreCommand `cmd:"" help:"Put a backup into an empty data directory, or state that the database was put back."`

@@ -23,6 +23,7 @@ import (
 	"github.com/natal-pki/natal/server/feed"
 	"github.com/natal-pki/natal/server/front"
 	"github.com/natal-pki/natal/server/instance"
+	"github.com/natal-pki/natal/server/mirror"
 	"github.com/natal-pki/natal/server/telemetry"
 	"golang.org/x/sync/errgroup"
 )
@@ -136,7 +137,14 @@ func (s *server) run(ctx context.Context, ready func(*server) error) error {
 		return errors.Join(err, group.Wait())
 	}
 	group.Go(func() error { return s.CA.RunCRLSchedule(background) })
+	if err := s.CA.RenewOCSPSigners(ctx); err != nil { // EST is served already; who asks /readyz waits for OCSP too
+		s.log.Error("ocsp signers", "error", err)
+	}
 	group.Go(func() error { return s.CA.RunOCSPSigners(background) })
+	if dir := s.Settings.PublishDir; dir != "" {
+		publisher := &mirror.Publisher{CA: s.CA, Dir: dir, Clock: s.Clock, Log: s.log}
+		group.Go(func() error { return publisher.Run(background) })
+	}
 	group.Go(func() error { return s.cert.Run(background) })
 	group.Go(func() error { return s.KeepRecord(background) })
 	s.open.Store(true)

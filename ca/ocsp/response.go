@@ -61,30 +61,40 @@ func NewSigner(key crypto.Signer, certificate, issuer *x509.Certificate) (*Signe
 	return s, nil
 }
 
+// SignatureAlgorithm is what a Signer with this public key signs with.
+func SignatureAlgorithm(public crypto.PublicKey) (x509.SignatureAlgorithm, error) {
+	switch k := public.(type) {
+	case *ecdsa.PublicKey:
+		if k.Curve == elliptic.P384() {
+			return x509.ECDSAWithSHA384, nil
+		}
+		return x509.ECDSAWithSHA256, nil
+	case *rsa.PublicKey:
+		return x509.SHA256WithRSA, nil
+	}
+	return 0, fmt.Errorf("an OCSP signer cannot sign with %T", public)
+}
+
 // choose fixes what the key signs with.
 func (s *Signer) choose() (x509.SignatureAlgorithm, error) {
-	var oid asn1.ObjectIdentifier
-	var algorithm x509.SignatureAlgorithm
-	null := false
-	switch k := s.key.Public().(type) {
-	case *ecdsa.PublicKey:
-		oid, algorithm, s.hash = asn1.ObjectIdentifier{1, 2, 840, 10045, 4, 3, 2}, x509.ECDSAWithSHA256, crypto.SHA256
-		if k.Curve == elliptic.P384() {
-			oid, algorithm, s.hash = asn1.ObjectIdentifier{1, 2, 840, 10045, 4, 3, 3}, x509.ECDSAWithSHA384, crypto.SHA384
-		}
-	case *rsa.PublicKey:
-		oid, algorithm, s.hash, null = asn1.ObjectIdentifier{1, 2, 840, 113549, 1, 1, 11}, x509.SHA256WithRSA, crypto.SHA256, true
-	default:
-		return 0, fmt.Errorf("an OCSP signer cannot sign with %T", k)
+	algorithm, err := SignatureAlgorithm(s.key.Public())
+	if err != nil {
+		return 0, err
+	}
+	oid := map[x509.SignatureAlgorithm]asn1.ObjectIdentifier{
+		x509.ECDSAWithSHA256: {1, 2, 840, 10045, 4, 3, 2}, x509.ECDSAWithSHA384: {1, 2, 840, 10045, 4, 3, 3}, x509.SHA256WithRSA: {1, 2, 840, 113549, 1, 1, 11},
+	}[algorithm]
+	s.hash = crypto.SHA256
+	if algorithm == x509.ECDSAWithSHA384 {
+		s.hash = crypto.SHA384
 	}
 	var b cryptobyte.Builder
 	b.AddASN1(cbasn1.SEQUENCE, func(b *cryptobyte.Builder) {
 		b.AddASN1ObjectIdentifier(oid)
-		if null {
+		if algorithm == x509.SHA256WithRSA {
 			b.AddASN1NULL()
 		}
 	})
-	var err error
 	s.algorithm, err = b.Bytes()
 	return algorithm, err
 }

@@ -9,7 +9,7 @@
 // the packages that own the tables. Statements are written with "?" placeholders in both dialects.
 //
 // Files: database.go (open, read), tx.go (what a write may do), writer.go (SQLite group commit), statements.go (prepared ones),
-// postgres.go, configuration.go (a number that tells when to read anew), migrate.go.
+// postgres.go, readonly.go (for another process), configuration.go (a number that tells when to read anew), migrate.go.
 package database
 
 import (
@@ -43,6 +43,7 @@ const (
 // DB is an open database. It is safe for concurrent use.
 type DB struct {
 	dialect       string
+	readOnly      bool
 	pools         []*sqlx.DB
 	reader        conn
 	configuration configuration
@@ -143,7 +144,7 @@ func quickCheck(ctx context.Context, db *sqlx.DB) error {
 
 // Close waits for the writes under way and closes the database. Later writes return ErrClosed.
 func (db *DB) Close() error {
-	if db.dialect == SQLite {
+	if db.dialect == SQLite && !db.readOnly {
 		db.closing.Lock()
 		if !db.closed {
 			db.closed = true
@@ -179,6 +180,9 @@ func (db *DB) Write(ctx context.Context, step string, fn func(tx *Tx) error) err
 	return fault.Step(step, func() error {
 		if err := db.Healthy(); err != nil {
 			return err
+		}
+		if db.readOnly {
+			return ErrReadOnly
 		}
 		if db.dialect == SQLite {
 			return db.enqueue(ctx, fn)

@@ -56,7 +56,7 @@ func request(a *API, role, method, path, body string) *httptest.ResponseRecorder
 // The matrix is written out, so that a change of rights shows here.
 var rights = map[string][]string{
 	"GET /cas": readers, "POST /cas": administrators, "GET /cas/{name}": readers, "GET /cas/{name}/csr": readers,
-	"POST /cas/{name}/import": administrators, "POST /cas/{name}/sign": administrators, "POST /cas/{name}/offline": administrators,
+	"POST /cas/{name}/import": administrators, "POST /cas/{name}/sign": administrators, "POST /cas/{name}/sign-ocsp": administrators, "POST /cas/{name}/offline": administrators,
 	"POST /cas/{name}/rollover": administrators, "POST /cas/{name}/activate": administrators, "POST /cas/{name}/retire": administrators, "POST /cas/{name}/revoke": administrators,
 	"GET /crls": readers, "GET /crls/{name}": readers, "POST /crls/{name}": operators, "PUT /crls/{name}/schedule": administrators,
 	"GET /labels": readers, "POST /labels": administrators, "GET /labels/{name}": readers, "PATCH /labels/{name}": administrators, "DELETE /labels/{name}": administrators,

@@ -65,6 +65,16 @@ func (a *API) registerCAs() {
 		cert, err := a.cfg.CA.Sign(ctx, c.Actor, in.Name, []byte(in.Body.CSR), in.Body.Years)
 		return PEM{PEM: string(cert)}, err
 	})
+	handle(a, administrators, http.MethodPost, "/cas/{name}/sign-ocsp", "Sign the request of an OCSP signer that lives elsewhere", func(ctx context.Context, c Caller, in *struct {
+		Named
+		Body SignOCSP
+	}) (PEM, error) {
+		issued, issuer, err := a.cfg.CA.SignOCSP(ctx, c.Actor, in.Name, []byte(in.Body.CSR))
+		if err != nil {
+			return PEM{}, err
+		}
+		return PEM{PEM: encodeDER(issued.DER) + encodeDER(issuer.Raw)}, nil
+	})
 	handleEmpty(a, administrators, http.MethodPost, "/cas/{name}/offline", "Take a CA's key off this server", func(ctx context.Context, c Caller, in *struct {
 		Named
 		Body OfflineCA

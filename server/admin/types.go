@@ -81,6 +81,11 @@ type Override struct {
 	Reason   string `json:"reason,omitempty" doc:"needed with override; it is kept in the audit log"`
 }
 
+// SignOCSP asks for the certificate of an OCSP signer.
+type SignOCSP struct {
+	CSR string `json:"csr" doc:"PKCS#10 request, PEM; only its key counts"`
+}
+
 // OfflineCA takes a CA's key off the server.
 type OfflineCA struct {
 	Out string `json:"out" doc:"file on the server's machine that receives the encrypted key"`

@@ -36,6 +36,7 @@ type File struct {
 	} `yaml:"database"`
 	PassphraseFile string   `yaml:"passphrase_file"`
 	ReservedIDs    []string `yaml:"reserved_ids"`
+	PublishDir     string   `yaml:"publish_dir"`
 	Codes          struct {
 		Expires string `yaml:"expires"`
 	} `yaml:"codes"`
@@ -58,6 +59,7 @@ type Settings struct {
 	DatabaseURLFile string // empty: SQLite in the data directory
 	PassphraseFile  string // empty: not said here
 	ReservedIDs     []string
+	PublishDir      string // empty: nothing is published for validation authorities
 
 	CodeExpires         time.Duration
 	Connections         int
@@ -100,6 +102,7 @@ func (f File) Settings() (Settings, error) {
 		DatabaseURLFile: f.Database.URLFile,
 		PassphraseFile:  f.PassphraseFile,
 		ReservedIDs:     c.ids("reserved_ids", f.ReservedIDs),
+		PublishDir:      f.PublishDir,
 		CodeExpires:     c.duration("codes.expires", f.Codes.Expires, 30*Day, time.Minute, 365*Day),
 		Connections:     c.count("limits.connections", f.Limits.Connections, 4096, 16, 1_000_000),
 		LogLevel:        c.word("log.level", f.Log.Level, "info", "debug", "warn", "error"),

@@ -41,6 +41,9 @@ func (d Dir) passphraseFile(flag, configured string) (string, error) {
 	return d.passphrase(), nil
 }
 
+// Passphrase is the passphrase of a directory of keys that is no instance: from the systemd credential, the file of the flag, or DIR/passphrase.
+func (d Dir) Passphrase(flag string) ([]byte, error) { return d.readPassphrase(flag, "") }
+
 func (d Dir) readPassphrase(flag, configured string) ([]byte, error) {
 	path, err := d.passphraseFile(flag, configured)
 	if err != nil {

@@ -10,6 +10,7 @@ import (
 	"time"
 
 	"github.com/go-chi/chi/v5"
+	"github.com/prometheus/client_golang/prometheus"
 	"github.com/prometheus/client_golang/prometheus/promhttp"
 )
 
@@ -23,9 +24,12 @@ type Checks struct {
 }
 
 // Handler serves /metrics, /healthz and /readyz.
-func (m *Metrics) Handler(checks Checks) http.Handler {
+func (m *Metrics) Handler(checks Checks) http.Handler { return Pages(m.registry, checks) }
+
+// Pages is Handler for a process that has series of its own only.
+func Pages(series prometheus.Gatherer, checks Checks) http.Handler {
 	r := chi.NewRouter()
-	metrics := promhttp.HandlerFor(m.registry, promhttp.HandlerOpts{ErrorHandling: promhttp.ContinueOnError, MaxRequestsInFlight: 4})
+	metrics := promhttp.HandlerFor(series, promhttp.HandlerOpts{ErrorHandling: promhttp.ContinueOnError, MaxRequestsInFlight: 4})
 	r.Get("/metrics", metrics.ServeHTTP)
 	r.Head("/metrics", metrics.ServeHTTP)
 	for path, check := range map[string]func(context.Context) error{"/healthz": checks.Alive, "/readyz": checks.Ready} {
