@@ -93,7 +93,7 @@ func TestHelp(t *testing.T) {
 	t.Parallel()
 	for _, command := range strings.Split("|run|init|serve|ca|ca create|ca list|ca show|ca csr|ca import|ca sign|ca offline|label|label add|label set|label list|label show|label remove|"+
 		"profile|profile list|profile show|profile check|profile add|profile explain|device|device add|device list|device show|device revoke|device suspend|device resume|device bundle|device reissue|device remove|"+
-		"code|code create|code list|code revoke|cert|cert list|cert show|cert get|cert revoke|cert unhold|birth-ca|birth-ca add|birth-ca list|birth-ca remove|"+
+		"code|code create|code import|code list|code revoke|cert|cert list|cert show|cert get|cert revoke|cert unhold|birth-ca|birth-ca add|birth-ca list|birth-ca remove|"+
 		"crl|crl list|crl issue|crl get|crl set|admin|admin add|admin list|admin remove|audit|audit verify|audit export", "|") {
 		r := run(t, append(strings.Fields(command), "--help")...)
 		if r.code != 0 || !strings.Contains(r.stdout, "Usage: est-server "+command) || r.stderr != "" {

@@ -12,6 +12,7 @@ import (
 
 type codeCommand struct {
 	Create codeCreate `cmd:"" help:"Create a code; the device is made when it does not exist."`
+	Import codeImport `cmd:"" help:"Register many devices with a code each, all or none, from a CSV file."`
 	List   codeList   `cmd:"" help:"List codes; the codes themselves are never shown again."`
 	Revoke codeRevoke `cmd:"" help:"Revoke a device's unused codes."`
 }

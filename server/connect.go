@@ -224,11 +224,15 @@ func (c *api) send(method, path string, in any) (*http.Response, error) {
 	if err := json.NewDecoder(io.LimitReader(response.Body, 1<<20)).Decode(&problem); err != nil || problem.Detail == "" {
 		return nil, fmt.Errorf("the server answered %s", response.Status)
 	}
-	return nil, problemError(&problem)
+	return nil, &apiError{&problem}
 }
 
-// problemError makes one line of a problem document.
-func problemError(p *admin.Problem) error {
+// apiError is a refusal by the server.
+type apiError struct{ problem *admin.Problem }
+
+// Error makes one line of a problem document.
+func (e *apiError) Error() string {
+	p := e.problem
 	text := p.Detail
 	for _, e := range p.Errors {
 		text += "; " + strings.TrimPrefix(e.Location, "body.") + ": " + e.Message
@@ -236,7 +240,7 @@ func problemError(p *admin.Problem) error {
 	if p.Reason != "" {
 		text += " (" + p.Reason + ")"
 	}
-	return errors.New(text)
+	return text
 }
 
 // with connects, runs do and closes.

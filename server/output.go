@@ -72,21 +72,7 @@ func dash(s string) string {
 
 // readInput reads a file, or standard input for "-".
 func (a *app) readInput(file string) ([]byte, error) {
-	const most = 1 << 20
-	in := a.stdin
-	if file != "-" {
-		f, err := os.Open(file)
-		if err != nil {
-			return nil, err
-		}
-		defer f.Close()
-		in = f
-	}
-	content, err := io.ReadAll(io.LimitReader(in, most+1))
-	if err == nil && len(content) > most {
-		err = fmt.Errorf("%s: larger than %d bytes", file, most)
-	}
-	return content, err
+	return a.readUpTo(file, 1<<20)
 }
 
 // write puts content into the file out (mode), or on standard output when out is empty.
