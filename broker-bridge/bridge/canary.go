@@ -237,7 +237,7 @@ func (c *canaries) lacks(i *Issuer) *Refusal {
 		return refuse(CodeCanaryMissing, "%s", i.Name)
 	}
 	if c.revoked(i) == nil {
-		return refuse(CodeCanaryUnlisted, "%s: CRL number %v", i.Name, i.CRL.Number)
+		return refuse(CodeCanaryUnlisted, "%s: CRL number %d", i.Name, i.number())
 	}
 	return nil
 }
@@ -245,7 +245,7 @@ func (c *canaries) lacks(i *Issuer) *Refusal {
 // probesOf: once its CRL has run out, a broker refuses all of a CA, for that reason and not for the revocation.
 func (c *canaries) probesOf(i *Issuer) []Probe {
 	revoked := Probe{Name: "revoked:" + i.Name, Certificate: c.revoked(i).pair, Want: Refused}
-	if i.CRL.NextUpdate.Before(c.clock.Now().Add(canaryMargin)) {
+	if i.nextUpdate().Before(c.clock.Now().Add(canaryMargin)) {
 		return []Probe{revoked}
 	}
 	revoked.Alert = alertRevoked

@@ -236,12 +236,13 @@ func TestACRLThatRanOutConcernsItsOwnCAOnly(t *testing.T) {
 	second := set.Issuer("second")
 	der := (&offer{t: t}).signCRL(r.feed.CA("second"), func(l *x509.RevocationList) {
 		l.Number, l.NextUpdate = big.NewInt(7), time.Now().Add(-time.Second)
-		l.RevokedCertificateEntries = second.CRL.RevokedCertificateEntries
+		l.RevokedCertificateEntries = second.CRLs[0].RevokedCertificateEntries
 	})
-	var err error
-	if second.CRL, err = x509.ParseRevocationList(der); err != nil {
+	list, err := x509.ParseRevocationList(der)
+	if err != nil {
 		t.Fatal(err)
 	}
+	second.CRLs = []CRL{{list, fingerprint(der)}}
 	probes, err := canaries.probes(&set)
 	if err != nil {
 		t.Fatal(err)

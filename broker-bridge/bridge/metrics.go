@@ -4,6 +4,7 @@ package bridge
 
 import (
 	"net/http"
+	"strconv"
 	"strings"
 	"time"
 
@@ -69,7 +70,7 @@ func NewMetrics() *Metrics {
 	}
 	m.sourceSuccess = gauge("bridge_source_last_success_timestamp_seconds", "When the EST server last answered the bridge, Unix time.")
 	m.setSeq = gauges("bridge_set_seq", "Sequence number of the trust set: offered and valid (fetched), on the broker's disk (published), proven at the broker (verified).", "stage")
-	m.crlNumber = gauges("bridge_crl_number", "CRL number that the broker was proven to hold.", "issuer")
+	m.crlNumber = gauges("bridge_crl_number", "CRL number that the broker was proven to hold; of several CRLs of a CA the highest.", "issuer")
 	m.crlNextUpdate = gauges("bridge_crl_next_update_timestamp_seconds", "When the broker begins to refuse every device of the issuer unless it gets a newer CRL, Unix time.", "issuer")
 	m.crlEntries = gauges("bridge_crl_entries", "Revoked certificates in the CRL that the broker was proven to hold.", "issuer", "shard")
 	m.refusals = counters("bridge_validation_failures_total", "What the server offered and the bridge did not take, by reason.", "code", codes...)
@@ -122,9 +123,11 @@ func (m *Metrics) proven(s *Set) {
 	m.crlNextUpdate.Reset()
 	m.crlEntries.Reset()
 	for _, i := range s.Issuers {
-		m.crlNumber.WithLabelValues(i.Name).Set(float64(i.CRL.Number.Int64()))
-		m.crlNextUpdate.WithLabelValues(i.Name).Set(float64(i.CRL.NextUpdate.Unix()))
-		m.crlEntries.WithLabelValues(i.Name, "0").Set(float64(len(i.CRL.RevokedCertificateEntries)))
+		m.crlNumber.WithLabelValues(i.Name).Set(float64(i.number()))
+		m.crlNextUpdate.WithLabelValues(i.Name).Set(float64(i.nextUpdate().Unix()))
+		for shard, c := range i.CRLs {
+			m.crlEntries.WithLabelValues(i.Name, strconv.Itoa(shard)).Set(float64(len(c.RevokedCertificateEntries)))
+		}
 	}
 	m.setSeq.WithLabelValues("verified").Set(float64(s.Seq))
 }

@@ -151,12 +151,18 @@ func parseBundle(data []byte, mark *Mark) (*Set, error) {
 			if err != nil {
 				return nil, err
 			}
-			if mark != nil {
-				i.Name, i.Seq = mark.Issuers[i.KeyID], mark.CRLs[i.KeyID].Seq
+			if same := set.byKey(i.KeyID); same != nil { // one of several, in the order of their shards
+				same.CRLs = append(same.CRLs, i.CRLs...)
+			} else {
+				set.Issuers = append(set.Issuers, *i)
 			}
-			set.Issuers = append(set.Issuers, *i)
 		default:
 			return nil, fmt.Errorf("a block %q", block.Type)
+		}
+	}
+	for n := range set.Issuers {
+		if i := &set.Issuers[n]; mark != nil {
+			i.Name, i.Seq = mark.Issuers[i.KeyID], mark.CRLs[markKey(i.KeyID, 0, len(i.CRLs))].Seq
 		}
 	}
 	if len(set.Anchors) == 0 {
@@ -169,7 +175,7 @@ func issuerOf(crl *x509.RevocationList, certificates []*x509.Certificate) (*Issu
 	for _, c := range certificates {
 		if bytes.Equal(c.SubjectKeyId, crl.AuthorityKeyId) && crl.CheckSignatureFrom(c) == nil {
 			return &Issuer{KeyID: hex.EncodeToString(c.SubjectKeyId), Certificate: c, Chain: chainOf(c, certificates),
-				CRL: crl, CRLSHA256: fingerprint(crl.Raw)}, nil
+				CRLs: []CRL{{crl, fingerprint(crl.Raw)}}}, nil
 		}
 	}
 	return nil, fmt.Errorf("a CRL number %v of no certificate in the bundle", crl.Number)

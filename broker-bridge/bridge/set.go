@@ -11,6 +11,7 @@ import (
 	"maps"
 	"math/big"
 	"slices"
+	"strconv"
 	"time"
 )
 
@@ -24,19 +25,47 @@ type Set struct {
 	LeftOut []string            // names of offered issuing CAs that are not in it
 }
 
-// Issuer is an issuing CA with its CRL.
+// Issuer is an issuing CA with its CRL, or with all the CRLs that its certificates are spread over.
 type Issuer struct {
 	Name        string
 	KeyID       string // subject key identifier, lower-case hex
 	Certificate *x509.Certificate
 	Chain       []*x509.Certificate // between Certificate and an anchor, leaf-most first
-	CRL         *x509.RevocationList
-	CRLSHA256   string // of the DER, lower-case hex
-	Seq         int64  // of the newest set that offered this CRL as good; below Set.Seq if it is kept in place of one that is refused
+	CRLs        []CRL               // by shard, all of them; one if the CA has one
+	Seq         int64               // of the newest set that offered these CRLs as good; below Set.Seq if one is kept in place of one that is refused
 }
 
-func (i *Issuer) keepCRL(good *Issuer) {
-	i.CRL, i.CRLSHA256, i.Seq = good.CRL, good.CRLSHA256, good.Seq
+// CRL is a validated CRL.
+type CRL struct {
+	*x509.RevocationList
+	SHA256 string // of the DER, lower-case hex
+}
+
+func (i *Issuer) keepCRLs(good *Issuer) {
+	i.CRLs, i.Seq = good.CRLs, good.Seq
+}
+
+// number is the highest of the CRLs' numbers.
+func (i *Issuer) number() int64 {
+	var n int64
+	for _, c := range i.CRLs {
+		n = max(n, c.Number.Int64())
+	}
+	return n
+}
+
+// nextUpdate is when the first of the CRLs runs out.
+func (i *Issuer) nextUpdate() time.Time {
+	return slices.MinFunc(i.CRLs, func(a, b CRL) int { return a.NextUpdate.Compare(b.NextUpdate) }).NextUpdate
+}
+
+// entries is how many certificates the CRLs list.
+func (i *Issuer) entries() int {
+	n := 0
+	for _, c := range i.CRLs {
+		n += len(c.RevokedCertificateEntries)
+	}
+	return n
 }
 
 // Bundle is the file that stands as both cafile and crlfile: anchors, issuing CAs, intermediates, CRLs, as
@@ -60,7 +89,9 @@ func (s *Set) Bundle() []byte {
 		}
 	}
 	for _, i := range s.Issuers {
-		write("X509 CRL", i.CRL.Raw)
+		for _, c := range i.CRLs {
+			write("X509 CRL", c.Raw)
+		}
 	}
 	return b.Bytes()
 }
@@ -108,16 +139,18 @@ func (s *Set) upTo(issuer string) int64 {
 func (s *Set) Entries() int {
 	n := 0
 	for _, i := range s.Issuers {
-		n += len(i.CRL.RevokedCertificateEntries)
+		n += i.entries()
 	}
 	return n
 }
 
-// Revoked reports whether the CRL lists the serial number.
+// Revoked reports whether a CRL lists the serial number.
 func (i *Issuer) Revoked(serial *big.Int) bool {
-	for k := range i.CRL.RevokedCertificateEntries {
-		if i.CRL.RevokedCertificateEntries[k].SerialNumber.Cmp(serial) == 0 {
-			return true
+	for _, c := range i.CRLs {
+		for k := range c.RevokedCertificateEntries {
+			if c.RevokedCertificateEntries[k].SerialNumber.Cmp(serial) == 0 {
+				return true
+			}
 		}
 	}
 	return false
@@ -128,7 +161,7 @@ type Mark struct {
 	Seq     int64              `json:"seq"`
 	Anchors []string           `json:"anchors"` // SHA-256 of the DER, hex
 	Issuers map[string]string  `json:"issuers"` // key id -> name
-	CRLs    map[string]CRLMark `json:"crls"`    // key id -> CRL
+	CRLs    map[string]CRLMark `json:"crls"`    // markKey -> CRL
 	LeftOut []string           `json:"left_out,omitempty"`
 }
 
@@ -149,15 +182,25 @@ func (s *Set) Mark() *Mark {
 	}
 	for _, i := range s.Issuers {
 		m.Issuers[i.KeyID] = i.Name
-		m.CRLs[i.KeyID] = CRLMark{
-			Number:     i.CRL.Number.Int64(),
-			ThisUpdate: i.CRL.ThisUpdate,
-			NextUpdate: i.CRL.NextUpdate,
-			SHA256:     i.CRLSHA256,
-			Seq:        i.Seq,
+		for shard, c := range i.CRLs {
+			m.CRLs[markKey(i.KeyID, shard, len(i.CRLs))] = CRLMark{
+				Number:     c.Number.Int64(),
+				ThisUpdate: c.ThisUpdate,
+				NextUpdate: c.NextUpdate,
+				SHA256:     c.SHA256,
+				Seq:        i.Seq,
+			}
 		}
 	}
 	return m
+}
+
+// markKey names a CRL in a Mark: by the issuing CA's key, and its shard if there are several.
+func markKey(keyID string, shard, shards int) string {
+	if shards < 2 {
+		return keyID
+	}
+	return keyID + "/" + strconv.Itoa(shard)
 }
 
 // holds is what an acknowledgement says of m.

@@ -5,6 +5,7 @@ package bridge
 import (
 	"encoding/json"
 	"net/http"
+	"strings"
 	"sync"
 	"time"
 )
@@ -69,7 +70,7 @@ func (b *Bridge) publishStatus() {
 	}
 	if b.current != nil {
 		for _, i := range b.current.Issuers {
-			s.CRLs = append(s.CRLs, CRLInfo{i.Name, i.CRL.Number.Int64(), i.CRL.NextUpdate, len(i.CRL.RevokedCertificateEntries)})
+			s.CRLs = append(s.CRLs, CRLInfo{i.Name, i.number(), i.nextUpdate(), i.entries()})
 		}
 	}
 	b.status.mu.Lock()
@@ -87,8 +88,16 @@ func StatusOf(conf *Config) (Status, error) {
 		Pending: len(st.Kicks), Refusals: []string{}, Failing: []Failing{}, CRLs: []CRLInfo{}}
 	if st.Mark != nil {
 		for id, name := range st.Mark.Issuers {
-			crl := st.Mark.CRLs[id]
-			s.CRLs = append(s.CRLs, CRLInfo{Issuer: name, Number: crl.Number, NextUpdate: crl.NextUpdate})
+			info := CRLInfo{Issuer: name}
+			for key, crl := range st.Mark.CRLs {
+				if key != id && !strings.HasPrefix(key, id+"/") {
+					continue
+				}
+				if info.Number = max(info.Number, crl.Number); info.NextUpdate.IsZero() || crl.NextUpdate.Before(info.NextUpdate) {
+					info.NextUpdate = crl.NextUpdate
+				}
+			}
+			s.CRLs = append(s.CRLs, info)
 		}
 	}
 	return s, nil

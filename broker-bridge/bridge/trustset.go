@@ -16,6 +16,8 @@ import (
 const (
 	canaryWait  = 100 * time.Millisecond // between two looks for the CRL with a new canary
 	canaryTries = 20
+
+	fetchedAtOnce = 8 // CRLs: a CA may have 256
 )
 
 // readTrustSet fetches the set and makes wanted what of it is valid and can be proven. The rest stays as it was until the server
@@ -64,7 +66,7 @@ func (b *Bridge) provable(set *Set) (*Set, []*Refusal) {
 				set.LeftOut = append(set.LeftOut, i.Name)
 				continue
 			}
-			i.keepCRL(good)
+			i.keepCRLs(good)
 		}
 		issuers = append(issuers, i)
 	}
@@ -167,14 +169,19 @@ func (b *Bridge) fetchCRLs(ctx context.Context, announced []feedapi.CRL) map[str
 	crls := map[string][]byte{}
 	for _, known := range b.goodSets() {
 		for _, i := range known.Issuers {
-			crls[i.CRLSHA256] = i.CRL.Raw
+			for _, c := range i.CRLs {
+				crls[c.SHA256] = c.Raw
+			}
 		}
 	}
 	var wait sync.WaitGroup
 	got := make([][]byte, len(announced))
+	turn := make(chan struct{}, fetchedAtOnce)
 	for n, c := range announced {
 		if crls[c.SHA256] == nil {
 			wait.Go(func() {
+				turn <- struct{}{}
+				defer func() { <-turn }()
 				var err error
 				if got[n], err = b.feed.CRL(ctx, c.SHA256); err != nil {
 					b.log.Warn("CRL not delivered", "issuer", c.Issuer, "number", c.Number, "error", err)
