@@ -8,6 +8,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"io"
 	"log/slog"
 	"os"
 	"path/filepath"
@@ -295,13 +296,31 @@ func (p *Publisher) publicFiles(ctx context.Context) error {
 }
 
 func (p *Publisher) keepCRLs(ctx context.Context, info ca.Info) error {
-	if info.CRLNumber == 0 {
-		return nil
+	shards, err := p.CA.Shards(ctx, info.Name)
+	if err != nil {
+		return err
 	}
-	return p.keep(filepath.Join("crl", info.Name+".crl"), fmt.Sprint(info.CRLNumber), func() ([]byte, error) {
-		crl, err := p.CA.CurrentCRL(ctx, info.Name)
-		return crl.DER, err
-	})
+	newest, err := p.CA.CRLs(ctx, info.Name)
+	if err != nil {
+		return err
+	}
+	for _, crl := range newest {
+		path := filepath.Join("crl", info.Name+".crl")
+		if shards > 1 {
+			path = filepath.Join("crl", info.Name, fmt.Sprintf("%d.crl", crl.Shard))
+		}
+		err := p.keep(path, fmt.Sprint(crl.Number), func() ([]byte, error) {
+			published, err := p.CA.Published(ctx, info.Name, crl.Shard)
+			if err != nil {
+				return nil, err
+			}
+			return io.ReadAll(published.Reader())
+		})
+		if err != nil {
+			return err
+		}
+	}
+	return nil
 }
 
 // keep writes a file unless its version was written before.
