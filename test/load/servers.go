@@ -23,6 +23,7 @@ type server struct {
 	name    string
 	url     string
 	rsaURL  string
+	public  string // HOST:PORT
 	metrics string // HOST:PORT
 	data    string
 	args    []string
@@ -42,7 +43,7 @@ func startReal(ctx context.Context, data, birthCA string, rsa bool) (*server, er
 			return nil, err
 		}
 	}
-	s := &server{name: "est-server", url: "https://" + ports[0] + "/.well-known/est/simpleenroll", rsaURL: "https://" + ports[0] + "/.well-known/est/rsa/simpleenroll", metrics: ports[3], data: data,
+	s := &server{name: "est-server", url: "https://" + ports[0] + "/.well-known/est/simpleenroll", rsaURL: "https://" + ports[0] + "/.well-known/est/rsa/simpleenroll", public: ports[1], metrics: ports[3], data: data,
 		args: []string{path, "run", "--data", data, "--host", "localhost", "--est-listen", ports[0], "--public-listen", ports[1], "--admin-listen", ports[2], "--metrics-listen", ports[3]}}
 	if err := s.start(ctx); err != nil {
 		return nil, err
