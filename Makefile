@@ -54,6 +54,11 @@ demo: build
 bench: build
 	@NATAL_BIN=$(abspath $(BIN)) $(GO) run ./test/load $(ARGS)
 
+## openapi: write docs/openapi.json, the description of the administration API
+.PHONY: openapi
+openapi:
+	$(GO) test -count=1 ./server/admin -run TestOpenAPIIsCommitted -update
+
 ## fuzz: every fuzz target for FUZZTIME (default 15m)
 .PHONY: fuzz
 fuzz:

@@ -74,6 +74,7 @@ func New(cfg Config) *API {
 	hc.DocsPath = ""
 	hc.SchemasPath = ""
 	hc.CreateHooks = nil
+	hc.Transformers = []huma.Transformer{asProblem}
 	hc.RejectUnknownQueryParameters = true
 	a := &API{cfg: cfg, router: router, huma: humachi.New(router, hc)}
 	router.NotFound(func(w http.ResponseWriter, r *http.Request) {
@@ -96,6 +97,7 @@ func New(cfg Config) *API {
 	a.registerBridges()
 	a.registerAudit()
 	a.registerBackup()
+	a.describe()
 	return a
 }
 
@@ -120,7 +122,23 @@ func storable(text string) bool { return utf8.ValidString(text) && !strings.Cont
 func (a *API) OpenAPI() *huma.OpenAPI { return a.huma.OpenAPI() }
 
 // reply is an answer with a JSON body.
-type reply[T any] struct{ Body T }
+type reply[T any] struct {
+	Location string `header:"Location" doc:"of the object that was made"`
+	ETag     string `header:"ETag" doc:"version of the object, for If-Match"`
+	Body     T
+}
+
+// newReply adds what the object's own form says: its address where it was made, its version where it has one.
+func newReply[T any](op huma.Operation, body T) *reply[T] {
+	out := &reply[T]{Body: body}
+	if o, ok := any(body).(interface{ self() string }); ok && op.Method == http.MethodPost && slices.Contains(created, strings.TrimPrefix(op.Path, Base)) {
+		out.Location = Base + o.self()
+	}
+	if o, ok := any(body).(interface{ etag() string }); ok {
+		out.ETag = o.etag()
+	}
+	return out
+}
 
 // handle registers an operation that the roles of who may call. fn's errors become problem documents.
 func handle[I, O any](a *API, who []string, method, path, summary string, fn func(ctx context.Context, c Caller, in *I) (O, error)) {
@@ -136,7 +154,7 @@ func register[I, O any](a *API, op huma.Operation, fn func(ctx context.Context, 
 		if err != nil {
 			return nil, a.problem(c, err)
 		}
-		return &reply[O]{Body: out}, nil
+		return newReply(op, out), nil
 	})
 }
 

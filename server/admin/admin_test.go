@@ -41,6 +41,16 @@ func newAPI(t *testing.T) (*API, *installation.Installation) {
 
 // request calls the API as a role ("" = nobody).
 func request(a *API, role, method, path, body string) *httptest.ResponseRecorder {
+	return serve(a, newRequest(role, method, path, body))
+}
+
+func serve(a *API, r *http.Request) *httptest.ResponseRecorder {
+	w := httptest.NewRecorder()
+	a.ServeHTTP(w, r)
+	return w
+}
+
+func newRequest(role, method, path, body string) *http.Request {
 	r := httptest.NewRequest(method, path, strings.NewReader(body))
 	if body != "" {
 		r.Header.Set("Content-Type", "application/json")
@@ -48,9 +58,7 @@ func request(a *API, role, method, path, body string) *httptest.ResponseRecorder
 	if role != "" {
 		r = r.WithContext(WithCaller(r.Context(), Caller{Actor: "admin:test", Role: role}))
 	}
-	w := httptest.NewRecorder()
-	a.ServeHTTP(w, r)
-	return w
+	return r
 }
 
 // The matrix is written out, so that a change of rights shows here.
@@ -143,10 +151,10 @@ func TestRefusals(t *testing.T) {
 		"bad id":                 {"POST", "/devices", `{"id":"a b"}`, 400, "device_id"},
 		"reserved id":            {"POST", "/devices", `{"id":"Natal-Canary-1"}`, 400, "device_id_reserved"},
 		"reserved by settings":   {"POST", "/devices", `{"id":"IotAgent"}`, 400, "device_id_reserved"},
-		"unknown field":          {"POST", "/devices", `{"id":"a","colour":"red"}`, 422, ""},
-		"no body":                {"POST", "/devices", "", 400, ""},
-		"not JSON":               {"POST", "/devices", "{", 400, ""},
-		"unknown query":          {"GET", "/devices?colour=red", "", 422, ""},
+		"unknown field":          {"POST", "/devices", `{"id":"a","colour":"red"}`, 422, "shape"},
+		"no body":                {"POST", "/devices", "", 400, "shape"},
+		"not JSON":               {"POST", "/devices", "{", 400, "shape"},
+		"unknown query":          {"GET", "/devices?colour=red", "", 422, "shape"},
 		"bad duration":           {"POST", "/codes", `{"device":"a","expires":"soon"}`, 400, "invalid"},
 		"code at unknown label":  {"POST", "/codes", `{"device":"a","label":"nope"}`, 404, "unknown_label"},
 		"code at codeless label": {"POST", "/codes", `{"device":"a","label":"mqtt-server"}`, 409, "label_auth"},
@@ -158,7 +166,7 @@ func TestRefusals(t *testing.T) {
 		"import into active":     {"POST", "/cas/devices/import", `{"certificate":"x"}`, 409, "ca_state"},
 		"offline from elsewhere": {"POST", "/cas/root/offline", `{"out":"/tmp/x"}`, 403, "local_only"},
 		"CSR that is none":       {"POST", "/profiles/iot-device/explain", `{"csr":"x"}`, 400, "bad_csr"},
-		"bad role":               {"POST", "/admins", `{"name":"a","role":"owner","csr":"x"}`, 422, ""},
+		"bad role":               {"POST", "/admins", `{"name":"a","role":"owner","csr":"x"}`, 422, "shape"},
 		"admin without CSR":      {"POST", "/admins", `{"name":"a","role":"auditor","csr":"x"}`, 400, "bad_csr"},
 		"unknown admin":          {"DELETE", "/admins/nope", "", 404, "not_found"},
 		"birth CA that is none":  {"POST", "/birth-cas", `{"label":"default","pem":"x"}`, 400, "birth_ca"},

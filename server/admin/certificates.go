@@ -23,9 +23,9 @@ func (a *API) registerCertificates() {
 		State    string `query:"state"`
 		Profile  string `query:"profile"`
 		Expiring string `query:"expiring" doc:"issued and expiring within this time, as 30d"`
-		After    string `query:"after" doc:"serial number of the last one of the page before"`
+		Paged
 	}) (List[Certificate], error) {
-		filter := ca.Filter{Device: in.Device, State: in.State, Profile: in.Profile, After: in.After, Limit: Page}
+		filter := ca.Filter{Device: in.Device, State: in.State, Profile: in.Profile, After: in.After, Limit: in.Limit}
 		if in.Expiring != "" {
 			d, err := config.ParseDuration(in.Expiring)
 			if err != nil {
@@ -34,7 +34,7 @@ func (a *API) registerCertificates() {
 			filter.ExpireBefore = a.cfg.Clock.Now().Add(d)
 		}
 		certs, err := a.cfg.CA.Certificates(ctx, filter)
-		return list(certs, showCertificate), err
+		return page(in.Paged, certs, showCertificate, func(c ca.Certificate) string { return c.Serial }), err
 	})
 	handle(a, readers, http.MethodGet, "/certificates/{serial}", "Show a certificate", func(ctx context.Context, _ Caller, in *Serial) (Certificate, error) {
 		cert, err := a.cfg.CA.Certificate(ctx, in.Serial)

@@ -15,10 +15,10 @@ import (
 func (a *API) registerCodes() {
 	handle(a, readers, http.MethodGet, "/codes", "List enrollment codes", func(ctx context.Context, _ Caller, in *struct {
 		Device string `query:"device"`
-		After  string `query:"after" doc:"id of the last one of the page before"`
+		Paged
 	}) (List[Code], error) {
-		codes, err := a.cfg.Book.Codes(ctx, registration.Filter{Device: in.Device, After: in.After, Limit: Page})
-		return list(codes, showCode), err
+		codes, err := a.cfg.Book.Codes(ctx, registration.Filter{Device: in.Device, After: in.After, Limit: in.Limit})
+		return page(in.Paged, codes, showCode, func(c registration.Code) string { return c.ID }), err
 	})
 	handle(a, operators, http.MethodPost, "/codes", "Create an enrollment code", func(ctx context.Context, c Caller, in *struct{ Body NewCode }) (Code, error) {
 		label, err := a.labelFor(ctx, in.Body.Device, in.Body.Label)

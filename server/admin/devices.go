@@ -18,10 +18,10 @@ func (a *API) registerDevices() {
 	handle(a, readers, http.MethodGet, "/devices", "List devices", func(ctx context.Context, _ Caller, in *struct {
 		Label string `query:"label"`
 		State string `query:"state"`
-		After string `query:"after" doc:"id of the last one of the page before"`
+		Paged
 	}) (List[Device], error) {
-		devices, err := a.cfg.Book.Devices(ctx, registration.Filter{Label: in.Label, State: in.State, After: in.After, Limit: Page})
-		return list(devices, showDevice), err
+		devices, err := a.cfg.Book.Devices(ctx, registration.Filter{Label: in.Label, State: in.State, After: in.After, Limit: in.Limit})
+		return page(in.Paged, devices, showDevice, func(d registration.EndEntity) string { return d.ID }), err
 	})
 	handle(a, readers, http.MethodGet, "/devices/{id}", "Show a device", func(ctx context.Context, _ Caller, in *DeviceID) (Device, error) {
 		device, err := a.cfg.Book.Device(ctx, in.ID)

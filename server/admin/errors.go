@@ -8,6 +8,7 @@ import (
 	"errors"
 	"fmt"
 	"net/http"
+	"reflect"
 
 	"github.com/danielgtaylor/huma/v2"
 	"github.com/natal-pki/natal/ca"
@@ -28,6 +29,8 @@ type ProblemField struct {
 	Message  string `json:"message"`
 	Location string `json:"location"`
 }
+
+var problemType = reflect.TypeFor[Problem]()
 
 func (p *Problem) Error() string { return p.Detail }
 

@@ -4,6 +4,7 @@ package admin
 
 import (
 	"context"
+	"fmt"
 	"net/http"
 
 	"github.com/natal-pki/natal/server/registration"
@@ -24,11 +25,15 @@ func (a *API) registerLabels() {
 	})
 	handle(a, administrators, http.MethodPatch, "/labels/{name}", "Change a label", func(ctx context.Context, c Caller, in *struct {
 		Named
-		Body LabelChange
+		IfMatch string `header:"If-Match" doc:"ETag of the label as it was read: refused if it was changed since"`
+		Body    LabelChange
 	}) (Label, error) {
 		label, err := a.cfg.Book.Label(ctx, in.Name)
 		if err != nil {
 			return Label{}, err
+		}
+		if in.IfMatch != "" && in.IfMatch != showLabel(label).etag() {
+			return Label{}, newProblem(http.StatusPreconditionFailed, "label_changed", fmt.Sprintf("label %q is at version %d by now", label.Name, label.Version))
 		}
 		if in.Body.CA != "" {
 			label.CA = in.Body.CA

@@ -3,13 +3,38 @@
 package admin
 
 import (
+	"strconv"
 	"time"
 )
 
 // List is how every collection is answered.
 type List[T any] struct {
-	Items []T `json:"items"`
+	Items []T    `json:"items"`
+	Next  string `json:"next,omitempty" doc:"after of the next page; absent on the last one, and of collections that come whole"`
 }
+
+// Paged is the input of a collection that comes in pages.
+type Paged struct {
+	After string `query:"after" doc:"next of the page before"`
+	Limit int    `query:"limit" minimum:"1" maximum:"500" default:"500" doc:"items of a page"`
+}
+
+// page is list for such a collection; key is what the next page begins after.
+func page[T, U any](p Paged, in []T, show func(T) U, key func(T) string) List[U] {
+	out := list(in, show)
+	if len(in) > 0 && len(in) == p.Limit {
+		out.Next = key(in[len(in)-1])
+	}
+	return out
+}
+
+func (d Device) self() string  { return "/devices/" + d.ID }
+func (c Code) self() string    { return "/devices/" + c.Device }
+func (l Label) self() string   { return "/labels/" + l.Name }
+func (p Profile) self() string { return "/profiles/" + p.Name }
+func (c CA) self() string      { return "/cas/" + c.Name }
+func (l Label) etag() string   { return strconv.Quote(strconv.FormatInt(l.Version, 10)) }
+func (p Profile) etag() string { return strconv.Quote(p.Hash) }
 
 // CA is an issuing or root CA.
 type CA struct {

@@ -118,6 +118,9 @@ func (b *Book) SetLabel(ctx context.Context, actor string, l Label) (Label, erro
 	if err != nil {
 		return Label{}, err
 	}
+	if l.Version != 0 && l.Version != old.Version {
+		return Label{}, refuse(Conflict, "label_changed", "label %q was changed by somebody else meanwhile", l.Name)
+	}
 	l = l.filledFrom(old)
 	l.Version = old.Version
 	return b.putLabel(ctx, actor, "label_set", l, false)
