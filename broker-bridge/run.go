@@ -65,7 +65,7 @@ func (c *runCommand) Run(ctx context.Context, std streams) error {
 		return err
 	}
 	defer broker.Close()
-	feed := bridge.NewFeed(conf.Server, ids.Anchors(), ids.Own, clk)
+	feed := bridge.NewFeed(conf.Server, ids.Anchors, ids.Own, clk)
 	b, err := bridge.New(bridge.Parts{Config: conf, Clock: clk, Log: log, Metrics: metrics, Feed: feed, Broker: broker})
 	if err != nil {
 		return err

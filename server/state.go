@@ -72,7 +72,10 @@ func (r *stateReader) read(ctx context.Context) (telemetry.State, error) {
 	var issuers []string
 	for _, info := range infos {
 		c := telemetry.CAState{Name: info.Name, CRLNumber: info.CRLNumber, ThisUpdate: info.ThisUpdate, NextUpdate: info.NextUpdate, CRLEntries: info.CRLEntries}
-		if info.Certificate != nil {
+		c.State = info.State
+		if info.State == ca.Retired { // its end and that of its last CRL are nobody's concern any more
+			c.ThisUpdate = time.Time{}
+		} else if info.Certificate != nil {
 			c.NotAfter = info.Certificate.NotAfter
 		}
 		state.CAs = append(state.CAs, c)

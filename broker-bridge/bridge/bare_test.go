@@ -4,7 +4,6 @@ package bridge
 
 import (
 	"crypto/tls"
-	"crypto/x509"
 	"log/slog"
 	"testing"
 
@@ -34,7 +33,7 @@ func bareBridge(t *testing.T, broker Broker) *bare {
 func (r *bare) open() {
 	r.t.Helper()
 	identity := func() (*tls.Certificate, error) { return &r.own, nil }
-	feed := NewFeed(r.conf.Server, []*x509.Certificate{r.feed.root.Certificate}, identity, clock.System())
+	feed := NewFeed(r.conf.Server, fixed(r.feed.root.Certificate), identity, clock.System())
 	b, err := New(Parts{Config: r.conf, Clock: clock.System(), Log: slog.New(slog.DiscardHandler), Metrics: NewMetrics(), Feed: feed, Broker: r.broker})
 	if err != nil {
 		r.t.Fatal(err)

@@ -64,14 +64,14 @@ func (e *FeedError) Error() string {
 	return fmt.Sprintf("server answered %d %s %s", e.Status, e.Reason, e.Detail)
 }
 
-// NewFeed talks to server ("https://host:8443"), whose certificate must chain to anchors; identity is asked
+// NewFeed talks to server ("https://host:8443"), whose certificate must chain to anchors, which are asked for at each Reconnect; identity is asked
 // for the bridge's certificate at each new connection, so a renewed one needs no restart.
-func NewFeed(server string, anchors []*x509.Certificate, identity func() (*tls.Certificate, error), clk *clock.Clock) *Feed {
-	roots := x509.NewCertPool()
-	for _, a := range anchors {
-		roots.AddCert(a)
-	}
+func NewFeed(server string, anchors func() []*x509.Certificate, identity func() (*tls.Certificate, error), clk *clock.Clock) *Feed {
 	l := &link{dial: func() *http.Transport {
+		roots := x509.NewCertPool()
+		for _, a := range anchors() {
+			roots.AddCert(a)
+		}
 		return &http.Transport{
 			TLSClientConfig: &tls.Config{
 				RootCAs:    roots,

@@ -67,14 +67,26 @@ func ReadCertificates(path string) ([]*x509.Certificate, error) {
 	return certs, nil
 }
 
-// Anchors are the roots of the EST server.
-func (i *Identities) Anchors() []*x509.Certificate { return i.anchors }
+// Anchors are the roots of the EST server: those of the file, and those that a rollover made of them, as the bridge's own renewals learned.
+func (i *Identities) Anchors() []*x509.Certificate {
+	learned, err := i.own.Trust()
+	if err != nil { // there is none before the first enrollment
+		return i.anchors
+	}
+	all := slices.Clone(i.anchors)
+	for _, a := range learned {
+		if !slices.ContainsFunc(all, a.Equal) {
+			all = append(all, a)
+		}
+	}
+	return all
+}
 
 // Own is the bridge's certificate as TLS presents it.
 func (i *Identities) Own() (*tls.Certificate, error) { return i.own.TLSCertificate() }
 
 func (i *Identities) client(label string) *client.Client {
-	return &client.Client{Server: i.conf.Server, Label: label, TrustAnchors: i.anchors, Clock: i.clock, UserAgent: "broker-bridge"}
+	return &client.Client{Server: i.conf.Server, Label: label, TrustAnchors: i.Anchors(), Clock: i.clock, UserAgent: "broker-bridge"}
 }
 
 // EnrollOwn obtains the bridge's first certificate with an enrollment code.

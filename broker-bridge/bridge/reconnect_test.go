@@ -58,7 +58,7 @@ func TestReconnectLeavesABusyConnection(t *testing.T) {
 		defer mu.Unlock()
 		return seen
 	}
-	f := NewFeed(server.URL, []*x509.Certificate{root.Certificate}, identity, clock.System())
+	f := NewFeed(server.URL, fixed(root.Certificate), identity, clock.System())
 	ended := make(chan error)
 	go func() {
 		_, err := f.Changes(t.Context(), 1, time.Minute)

@@ -223,7 +223,7 @@ func (r *rig) startBridge() {
 		broker = r.wrap(broker)
 	}
 	r.bridge, err = New(Parts{Config: r.conf, Clock: clk, Log: log, Metrics: NewMetrics(),
-		Feed: NewFeed(r.conf.Server, anchors, identity, clk), Broker: broker})
+		Feed: NewFeed(r.conf.Server, fixed(anchors...), identity, clk), Broker: broker})
 	if err != nil {
 		r.t.Fatal(err)
 	}
@@ -482,4 +482,9 @@ func (r *rig) counter(name, label string) float64 {
 		}
 	}
 	return 0
+}
+
+// fixed are anchors that never change.
+func fixed(anchors ...*x509.Certificate) func() []*x509.Certificate {
+	return func() []*x509.Certificate { return anchors }
 }

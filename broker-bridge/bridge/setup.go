@@ -331,7 +331,7 @@ func (s *setup) material(ctx context.Context) error {
 		s.say("kept     %s and %s", s.main.Bundle, s.main.ACL)
 		return nil
 	}
-	feed := NewFeed(s.conf.Server, s.ids.Anchors(), s.ids.Own, s.Clock)
+	feed := NewFeed(s.conf.Server, s.ids.Anchors, s.ids.Own, s.Clock)
 	b, err := New(Parts{Config: s.conf, Clock: s.Clock, Log: s.Log, Metrics: NewMetrics(), Feed: feed})
 	if err != nil {
 		return err

@@ -28,6 +28,7 @@ type State struct {
 // CAState is a CA and its current CRL.
 type CAState struct {
 	Name       string
+	State      string    // waiting, standby, active, retiring, retired or revoked
 	NotAfter   time.Time // zero while it waits for its certificate
 	CRLNumber  int64     // the CRL's fields are left out when ThisUpdate is zero
 	ThisUpdate time.Time
@@ -44,6 +45,7 @@ var (
 
 var (
 	descCAExpiry    = desc("est_ca_certificate_expiry_timestamp_seconds", "Unix time at which the CA's certificate ends.", "ca")
+	descCAState     = desc("est_ca_state", "1 for the state that the CA is in.", "ca", "state")
 	descUseExpiry   = desc("est_certificate_expiry_timestamp_seconds", "Unix time at which a certificate that the server itself lives on ends.", "use")
 	descCRLNumber   = desc("est_crl_number", "Number of the CA's current CRL.", "ca")
 	descCRLThis     = desc("est_crl_this_update_timestamp_seconds", "Unix time of the current CRL's thisUpdate.", "ca")
@@ -74,7 +76,7 @@ type stateCollector struct {
 // Describe implements prometheus.Collector.
 func (c *stateCollector) Describe(ch chan<- *prometheus.Desc) {
 	for _, d := range []*prometheus.Desc{
-		descCAExpiry, descUseExpiry, descCRLNumber, descCRLThis, descCRLNext, descCRLEntries,
+		descCAExpiry, descCAState, descUseExpiry, descCRLNumber, descCRLThis, descCRLNext, descCRLEntries,
 		descDevices, descExpiring, descCodes, descBridgeLag, descOrders, descReadSuccess,
 	} {
 		ch <- d
@@ -109,6 +111,9 @@ func (c *stateCollector) Collect(ch chan<- prometheus.Metric) {
 
 func (ca *CAState) collect(ch chan<- prometheus.Metric) {
 	gaugeTime(ch, descCAExpiry, ca.NotAfter, ca.Name)
+	if ca.State != "" {
+		gauge(ch, descCAState, 1, ca.Name, ca.State)
+	}
 	if ca.ThisUpdate.IsZero() {
 		return
 	}

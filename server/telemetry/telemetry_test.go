@@ -93,7 +93,7 @@ func TestState(t *testing.T) {
 		}
 		return State{
 			CAs: []CAState{
-				{Name: "devices", NotAfter: at, CRLNumber: 7, ThisUpdate: at, NextUpdate: at.Add(time.Hour), CRLEntries: 3},
+				{Name: "devices", State: "retiring", NotAfter: at, CRLNumber: 7, ThisUpdate: at, NextUpdate: at.Add(time.Hour), CRLEntries: 3},
 				{Name: "waiting"},
 			},
 			Use:          map[string]time.Time{"est-server": at},
@@ -103,7 +103,7 @@ func TestState(t *testing.T) {
 	})
 	page := get(m, Checks{}, "/metrics").Body.String()
 	wantLines(t, page,
-		`est_ca_certificate_expiry_timestamp_seconds{ca="devices"} 1.8e+09`, `est_crl_number{ca="devices"} 7`,
+		`est_ca_certificate_expiry_timestamp_seconds{ca="devices"} 1.8e+09`, `est_crl_number{ca="devices"} 7`, `est_ca_state{ca="devices",state="retiring"} 1`,
 		`est_crl_next_update_timestamp_seconds{ca="devices"} 1.8000036e+09`, `est_crl_revoked_certificates{ca="devices"} 3`,
 		`est_certificate_expiry_timestamp_seconds{use="est-server"} 1.8e+09`, `est_device_certificates{state="issued"} 5`,
 		`est_device_certificates{state="revoked"} 0`, `est_device_certificates_expiring{within="30d"} 0`, `est_enrollment_codes{state="active"} 0`,

@@ -41,7 +41,9 @@ type certificateRow struct {
 type authorityRow struct {
 	Name        string `db:"name"`
 	State       string `db:"state"`
+	Replaces    string `db:"replaces"`
 	Certificate []byte `db:"certificate"`
+	Crosses     []byte `db:"crosses"`
 	CRLNumber   int64  `db:"crl_number"`
 	Shards      int64  `db:"shards"`
 }
@@ -94,6 +96,41 @@ func (c *checker) checkCertificates() {
 		c.checkState(r)
 	}
 	c.checkReceived()
+	c.checkAuthorities()
+}
+
+// checkAuthorities: a CA is in a state that there is, two of one line do not issue at once, and what links two roots is on record like any other certificate.
+func (c *checker) checkAuthorities() {
+	onRecord := map[string]bool{}
+	for i := range c.certificates {
+		onRecord[hash(c.certificates[i].DER)] = true
+	}
+	for _, row := range c.authorities {
+		switch row.State {
+		case "waiting":
+			if row.Certificate != nil {
+				c.fail("INV-1", "CA %s waits and has a certificate", row.Name)
+			}
+		case "standby", "active", "retiring", "retired", "revoked":
+			if row.Certificate == nil {
+				c.fail("INV-1", "CA %s is %s without a certificate", row.Name, row.State)
+			}
+		default:
+			c.fail("INV-1", "CA %s is %q", row.Name, row.State)
+		}
+		if old := c.cas[row.Replaces]; old != nil && row.State == "active" && old.State == "active" {
+			c.fail("INV-1", "CA %s and its successor %s both issue", old.Name, row.Name)
+		}
+		crosses, err := x509.ParseCertificates(row.Crosses)
+		if err != nil {
+			c.fail("INV-1", "CA %s: its cross certificates: %v", row.Name, err)
+		}
+		for _, cross := range crosses {
+			if !onRecord[hash(cross.Raw)] {
+				c.fail("INV-1", "CA %s has a cross certificate that is not on record", row.Name)
+			}
+		}
+	}
 }
 
 // serialForm: 17 octets, the first of them 01.

@@ -104,7 +104,7 @@ func (c *checker) read(ctx context.Context, url string) error {
 	}{
 		{&c.audit, "SELECT seq, at, actor, action, object, detail, previous, hash FROM audit ORDER BY seq"},
 		{&c.certificates, "SELECT serial, issuer, state, device, profile, profile_hash, spki_sha256, requester_kind, requester, claim, generation, tbs_sha256, tbs, der, not_before, not_after, created_at, issued_at, revoked_at, reason FROM certificates ORDER BY created_at, serial"},
-		{&c.authorities, "SELECT name, state, certificate, crl_number, shards FROM authorities"},
+		{&c.authorities, "SELECT name, state, replaces, certificate, crosses, crl_number, shards FROM authorities"},
 		{&c.codes, "SELECT id, device, state, issuer, serial, used_at FROM enrollment_codes"},
 		{&c.entities, "SELECT id, state, bound_kind, bound_to, generation, suspended_at FROM end_entities"},
 		{&c.suspended, "SELECT serial, issuer, device FROM suspended_certificates"},

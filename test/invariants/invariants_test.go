@@ -136,6 +136,8 @@ func TestHarmIsFound(t *testing.T) {
 		{"a device that was resumed by half", "INV-8", []string{"UPDATE end_entities SET suspended_at = 0 WHERE id = 'dev-7'"}},
 		{"revoked and suspended", "INV-8", []string{"UPDATE end_entities SET suspended_at = 1 WHERE id = 'dev-5'"}},
 		{"suspended by nobody", "INV-11", []string{"UPDATE end_entities SET suspended_at = 1 WHERE id = 'dev-4'"}},
+		{"a CA in no state that there is", "INV-1", []string{"UPDATE authorities SET state = 'asleep' WHERE name = 'management'"}},
+		{"a CA and its successor both issue", "INV-1", []string{"UPDATE authorities SET replaces = 'devices' WHERE name = 'management'"}},
 		{"a CRL number used up and forgotten", "INV-7", []string{"UPDATE authorities SET crl_number = 1"}},
 		{"CRLs in another order", "INV-7", []string{"UPDATE crls SET number = 100 WHERE authority = 'devices' AND number = 2"}},
 		{"a damaged CRL", "INV-7", []string{"UPDATE crls SET der = substr(der, 1, 50) WHERE authority = 'devices' AND number = 2"}},
