@@ -10,9 +10,14 @@ import (
 	"time"
 )
 
-// Filter selects certificates; zero fields select all.
+// Filter selects certificates; zero fields select all. Label and Issuer have no index of their own: they narrow what the others find.
 type Filter struct {
 	Device       string
+	DevicePrefix string // beginning of the device's id; in the order of the ids
+	Serial       string // beginning of the serial number, hex
+	Label        string
+	Issuer       string // name of the CA
+	Expired      bool   // only issued ones that have ended
 	State        string
 	Profile      string
 	ExpireBefore time.Time // only issued ones that end before, and have not ended
@@ -30,9 +35,18 @@ func (a *Authorities) Certificates(ctx context.Context, f Filter) ([]Certificate
 	switch {
 	case f.Device != "":
 		s.add("device = ?", f.Device)
+	case f.DevicePrefix != "":
+		s.add("device >= ? AND device < ?", f.DevicePrefix, f.DevicePrefix+afterIDs)
+		s.order = "device, serial"
+	case f.Serial != "":
+		prefix := strings.TrimPrefix(strings.ReplaceAll(strings.ToLower(f.Serial), ":", ""), "0x")
+		if strings.Trim(prefix, "0123456789abcdef") != "" {
+			return nil, refuse(Invalid, "serial", "%q is not the beginning of a serial number in hex", f.Serial)
+		}
+		s.add("serial >= ? AND serial < ?", prefix, prefix+"g")
 	case f.State != "" && f.State != Issued:
 		s.order = "profile, serial"
-	case f.Profile != "" || !f.ExpireBefore.IsZero():
+	case f.Profile != "" || !f.ExpireBefore.IsZero() || f.Expired:
 		s.order = "not_after, serial"
 	}
 	if f.Profile != "" {
@@ -44,6 +58,15 @@ func (a *Authorities) Certificates(ctx context.Context, f Filter) ([]Certificate
 	if !f.ExpireBefore.IsZero() {
 		s.add("state = 'issued' AND not_after < ?", f.ExpireBefore.UnixMilli())
 		s.add("not_after > ?", a.clock.Now().UnixMilli())
+	}
+	if f.Expired {
+		s.add("state = 'issued' AND not_after <= ?", a.clock.Now().UnixMilli())
+	}
+	if f.Label != "" {
+		s.add("label = ?", f.Label)
+	}
+	if f.Issuer != "" {
+		s.add("issuer = ?", f.Issuer)
 	}
 	if err := a.continueAfter(ctx, &s, f.After); err != nil {
 		return nil, err
@@ -64,6 +87,9 @@ func (a *Authorities) Certificates(ctx context.Context, f Filter) ([]Certificate
 
 // states are all that a certificate can be in.
 var states = []string{Intended, Issued, Held, Revoked, Abandoned}
+
+// afterIDs stands behind every character of an id.
+const afterIDs = "\x7f"
 
 type search struct {
 	where []string
@@ -92,9 +118,12 @@ func (a *Authorities) continueAfter(ctx context.Context, s *search, after string
 	if err != nil {
 		return err
 	}
-	if s.order == "profile, serial" {
+	switch s.order {
+	case "device, serial":
+		s.add("(device, serial) > (?, ?)", last.Device, last.Serial)
+	case "profile, serial":
 		s.add("(profile, serial) > (?, ?)", last.Profile, last.Serial)
-	} else {
+	default:
 		s.add("(not_after, serial) > (?, ?)", last.NotAfter.UnixMilli(), last.Serial)
 	}
 	return nil

@@ -28,11 +28,18 @@ type certList struct {
 	State    string `help:"Only in this state: intended, issued, held, revoked, abandoned." placeholder:"STATE"`
 	Profile  string `help:"Only of this profile." placeholder:"NAME"`
 	Expiring string `help:"Only issued ones that expire within this time, as 30d." placeholder:"TIME"`
+	Expired  bool   `help:"Only issued ones that have expired."`
+
+	DevicePrefix string `help:"Only of devices whose id begins so." placeholder:"TEXT"`
+	SerialPrefix string `help:"Only serial numbers that begin so, hex." name:"serial" placeholder:"HEX"`
+	Label        string `help:"Only of this label." placeholder:"LABEL"`
+	Issuer       string `help:"Only of this CA." placeholder:"CA"`
 }
 
 func (c *certList) Run(a *app) error {
 	return a.with(func(api *api) error {
-		all, err := pages(api, "/certificates", []string{"device", c.Device, "state", c.State, "profile", c.Profile, "expiring", c.Expiring}, func(v admin.Certificate) string { return v.Serial })
+		all, err := pages(api, "/certificates", []string{"device", c.Device, "state", c.State, "profile", c.Profile, "expiring", c.Expiring,
+			"expired", flag(c.Expired), "device_prefix", c.DevicePrefix, "serial", c.SerialPrefix, "label", c.Label, "issuer", c.Issuer}, func(v admin.Certificate) string { return v.Serial })
 		if err != nil {
 			return err
 		}

@@ -66,11 +66,15 @@ type deviceList struct {
 	jsonFlag
 	Label string `help:"Only of this label." placeholder:"LABEL"`
 	State string `help:"Only in this state: new, generated, revoked, historical." placeholder:"STATE"`
+
+	Prefix    string `help:"Only ids that begin so." placeholder:"TEXT"`
+	Contains  string `help:"Only ids that contain this, whatever the case; slow among very many." placeholder:"TEXT"`
+	Suspended bool   `help:"Only suspended ones."`
 }
 
 func (c *deviceList) Run(a *app) error {
 	return a.with(func(api *api) error {
-		out, err := pages(api, "/devices", []string{"label", c.Label, "state", c.State}, func(d admin.Device) string { return d.ID })
+		out, err := pages(api, "/devices", []string{"label", c.Label, "state", c.State, "prefix", c.Prefix, "contains", c.Contains, "suspended", flag(c.Suspended)}, func(d admin.Device) string { return d.ID })
 		if err != nil {
 			return err
 		}
@@ -106,6 +110,14 @@ func pages[T any](c *api, collection string, filter []string, next func(T) strin
 		}
 		after = next(page.Items[len(page.Items)-1])
 	}
+}
+
+// flag is the value of a query parameter that is there or not.
+func flag(set bool) string {
+	if set {
+		return "true"
+	}
+	return ""
 }
 
 // query builds "?a=b&c=d", leaving empty values out.

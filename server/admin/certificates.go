@@ -23,9 +23,16 @@ func (a *API) registerCertificates() {
 		State    string `query:"state"`
 		Profile  string `query:"profile"`
 		Expiring string `query:"expiring" doc:"issued and expiring within this time, as 30d"`
+
+		DevicePrefix string `query:"device_prefix" doc:"beginning of the device's id"`
+		SerialPrefix string `query:"serial" doc:"beginning of the serial number, hex"`
+		Label        string `query:"label"`
+		Issuer       string `query:"issuer" doc:"name of the CA"`
+		Expired      bool   `query:"expired" doc:"only issued ones that have expired"`
 		Paged
 	}) (List[Certificate], error) {
 		filter := ca.Filter{Device: in.Device, State: in.State, Profile: in.Profile, After: in.After, Limit: in.Limit}
+		filter.DevicePrefix, filter.Serial, filter.Label, filter.Issuer, filter.Expired = in.DevicePrefix, in.SerialPrefix, in.Label, in.Issuer, in.Expired
 		if in.Expiring != "" {
 			d, err := config.ParseDuration(in.Expiring)
 			if err != nil {

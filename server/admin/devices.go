@@ -18,9 +18,13 @@ func (a *API) registerDevices() {
 	handle(a, readers, http.MethodGet, "/devices", "List devices", func(ctx context.Context, _ Caller, in *struct {
 		Label string `query:"label"`
 		State string `query:"state"`
+
+		Prefix    string `query:"prefix" doc:"beginning of the id"`
+		Contains  string `query:"contains" doc:"part of the id, whatever the case; slow among very many"`
+		Suspended bool   `query:"suspended" doc:"only those that are suspended"`
 		Paged
 	}) (List[Device], error) {
-		devices, err := a.cfg.Book.Devices(ctx, registration.Filter{Label: in.Label, State: in.State, After: in.After, Limit: in.Limit})
+		devices, err := a.cfg.Book.Devices(ctx, registration.Filter{Label: in.Label, State: in.State, Prefix: in.Prefix, Part: in.Contains, Suspended: in.Suspended, After: in.After, Limit: in.Limit})
 		return page(in.Paged, devices, showDevice, func(d registration.EndEntity) string { return d.ID }), err
 	})
 	handle(a, readers, http.MethodGet, "/devices/{id}", "Show a device", func(ctx context.Context, _ Caller, in *DeviceID) (Device, error) {

@@ -179,9 +179,16 @@ type Filter struct {
 	Label  string
 	State  string
 	Device string // codes only
-	After  string // id of the last one of the page before
-	Limit  int    // default and most: 1000
+	Prefix string // beginning of the id; end entities only, like the next two
+	Part   string // some part of the id, whatever the case; reads all ids until a page is full
+
+	Suspended bool // only those that are
+
+	After string // id of the last one of the page before
+	Limit int    // default and most: 1000
 }
+
+var likeEscapes = strings.NewReplacer("!", "!!", "%", "!%", "_", "!_")
 
 func (f Filter) where(key string) (string, []any) {
 	where, args := []string{key + " > ?"}, []any{f.After}
@@ -193,6 +200,15 @@ func (f Filter) where(key string) (string, []any) {
 		where = append(where, "state = '"+f.State+"' AND state <> 'generated'")
 	case f.State != "":
 		where, args = append(where, "state = ?"), append(args, f.State)
+	}
+	if f.Prefix != "" {
+		where, args = append(where, key+" >= ? AND "+key+" < ?"), append(args, f.Prefix, f.Prefix+"\x7f") // behind every character of an id
+	}
+	if f.Part != "" {
+		where, args = append(where, "lower("+key+") LIKE ? ESCAPE '!'"), append(args, "%"+likeEscapes.Replace(strings.ToLower(f.Part))+"%")
+	}
+	if f.Suspended {
+		where = append(where, "suspended_at > 0")
 	}
 	if f.Device != "" {
 		where, args = append(where, "device = ?"), append(args, f.Device)

@@ -103,7 +103,7 @@ CREATE TABLE birth_cas (
 );
 
 CREATE TABLE end_entities (
-    id         TEXT   NOT NULL PRIMARY KEY,
+    id         TEXT   COLLATE "C" NOT NULL PRIMARY KEY,
     label      TEXT   NOT NULL,
     state      TEXT   NOT NULL,
     bound_kind TEXT   NOT NULL,
@@ -137,7 +137,7 @@ CREATE TABLE certificates (
     serial         TEXT   NOT NULL,
     issuer         TEXT   NOT NULL,
     state          TEXT   NOT NULL,
-    device         TEXT   NOT NULL,
+    device         TEXT   COLLATE "C" NOT NULL,
     label          TEXT   NOT NULL,
     profile        TEXT   NOT NULL,
     profile_hash   TEXT   NOT NULL,
@@ -162,7 +162,7 @@ CREATE TABLE certificates (
     PRIMARY KEY (serial, issuer)
 );
 CREATE UNIQUE INDEX certificates_claim ON certificates (claim);
-CREATE INDEX certificates_device ON certificates (device);
+CREATE INDEX certificates_device ON certificates (device, serial);
 CREATE INDEX certificates_renews ON certificates (renews) WHERE renews <> '';
 CREATE INDEX certificates_revoked ON certificates (issuer, revoked_at, serial, reason, not_after) WHERE revoked_at > 0;
 CREATE INDEX certificates_spki ON certificates (spki_sha256);

@@ -162,7 +162,7 @@ CREATE TABLE certificates (
     PRIMARY KEY (serial, issuer)
 );
 CREATE UNIQUE INDEX certificates_claim ON certificates (claim);
-CREATE INDEX certificates_device ON certificates (device);
+CREATE INDEX certificates_device ON certificates (device, serial);
 CREATE INDEX certificates_renews ON certificates (renews) WHERE renews <> '';
 CREATE INDEX certificates_revoked ON certificates (issuer, revoked_at, serial, reason, not_after) WHERE revoked_at > 0;
 CREATE INDEX certificates_spki ON certificates (spki_sha256);
