@@ -39,6 +39,8 @@ type CreateRequest struct {
 	Name        string
 	Subject     string // "CN=devices,O=Example,C=DE"; empty: CN=NAME
 	Key         string // key spec; empty: ec:P-256
+	KeyURI      string // where the key is made; empty: where the keys of this installation are
+	KeyExists   bool   // the key was made before, in a key ceremony
 	Parent      string // name of the CA that signs it; empty with External false: a root
 	External    bool   // another PKI signs it: it waits for Import
 	PublicURL   string // "http://pki.example.com:8080"
@@ -76,7 +78,11 @@ const authorityColumns = "name, subject, parent, state, key_spec, key_uri, profi
 
 func newAuthority(r authorityRow) (*authority, error) {
 	au := &authority{row: r}
-	var err error
+	csr, err := x509.ParseCertificateRequest(r.CSR)
+	if err != nil {
+		return nil, err
+	}
+	au.public = csr.PublicKey
 	if au.crosses, err = x509.ParseCertificates(r.Crosses); err != nil || r.Certificate == nil {
 		return au, err
 	}
@@ -113,10 +119,10 @@ func (req *CreateRequest) complete(parent *authority) error {
 	if !authorityName.MatchString(req.Name) || slices.Contains(reservedNames, strings.ToLower(req.Name)) || strings.HasPrefix(strings.ToLower(req.Name), ocspPrefix) {
 		return refuse(Invalid, "ca_name", "a CA's name matches %s, does not begin with %s and is none of %s", authorityName, ocspPrefix, strings.Join(reservedNames, ", "))
 	}
-	if req.Key == "" {
+	if req.Key == "" && !req.KeyExists {
 		req.Key = "ec:P-256"
 	}
-	if !slices.Contains(keystore.Specs, req.Key) {
+	if !req.KeyExists && !slices.Contains(keystore.Specs, req.Key) {
 		return refuse(Invalid, "ca_key", "key %q is not one of %s", req.Key, strings.Join(keystore.Specs, ", "))
 	}
 	if req.Subject == "" {
@@ -205,23 +211,23 @@ func (a *Authorities) Create(ctx context.Context, actor string, req CreateReques
 	}
 	now := a.clock.Now()
 	row := authorityRow{
-		Name: req.Name, Subject: subject.String(), Parent: req.Parent, State: Waiting, KeySpec: req.Key, KeyURI: "file:keys/" + req.Name + ".pem", Use: req.Use,
+		Name: req.Name, Subject: subject.String(), Parent: req.Parent, State: Waiting, Use: req.Use,
 		PublicURL: strings.TrimRight(req.PublicURL, "/"), CRLValidity: req.CRLValidity.Milliseconds(), CRLInterval: req.CRLInterval.Milliseconds(), Shards: int64(req.Shards), CreatedAt: now.UnixMilli(),
 	}
 	if err := row.replace(req.replaces); err != nil {
 		return Info{}, err
 	}
-	key, stored, err := a.store.Create(row.KeyURI, req.Key)
+	key, spec, uri, err := a.makeKey(req, row.KeyURI)
 	if err != nil {
-		return Info{}, &Error{Kind: Unavailable, Rule: "ca_key_unavailable", Detail: "the key cannot be made", Err: err}
+		return Info{}, err
 	}
-	row.KeyURI = stored
+	row.KeySpec, row.KeyURI = spec, uri
 	if row.CSR, err = certificateRequest(key, subject); err != nil {
 		return Info{}, err
 	}
 	au := parent
 	if parent == nil {
-		au = &authority{row: row} // a root signs itself
+		au = &authority{row: row, public: key.Public()} // a root signs itself
 	}
 	var certificates []*prepared
 	if !req.External {
@@ -356,6 +362,9 @@ func (a *Authorities) Offline(ctx context.Context, actor, name, out string) erro
 	au, err := a.authority(ctx, name)
 	if err != nil {
 		return err
+	}
+	if !keystore.IsFile(au.row.KeyURI) {
+		return refuse(Conflict, ruleKeyCaptive, "the key of CA %q is in a token and cannot leave it: to take it offline, disconnect the token (%s)", name, keystore.Shown(au.row.KeyURI))
 	}
 	if _, err := a.signer(au); err != nil {
 		return err

@@ -12,7 +12,7 @@
 // Files:
 //
 //	ca.go                     Authorities, what is in memory
-//	keys.go                   from a CA to its key
+//	keys.go keywatch.go       from a CA to its key; whether it can be used
 //	authority.go subject.go   a CA's life: create, bind, offline; names
 //	foreign.go external.go    CSRs out and in, import
 //	rollover.go crosses.go    one CA after another; the certificates that link two roots
@@ -44,12 +44,13 @@ import (
 	"github.com/natal-pki/natal/internal/database"
 )
 
-// Config is what Open needs. All fields are required, except Passphrase where no key is opened.
+// Config is what Open needs. All fields are required, except Passphrase where no key is opened, and KeyStore.
 type Config struct {
 	DB         *database.DB
 	Clock      *clock.Clock
 	Dir        string // data directory; key URIs are relative to it
 	Passphrase []byte // opens and encrypts the keys
+	KeyStore   string // URI of a key beside which new CAs get theirs; "": files
 	Log        *slog.Logger
 }
 
@@ -70,8 +71,9 @@ type Authorities struct {
 
 	createMu sync.Mutex // held by Create
 
-	keyMu sync.Mutex
-	keys  map[string]crypto.Signer // by URI
+	keyStore string
+	keyring  keyring
+	keyWatch keyWatch
 
 	clockWatch clockWatch
 	publisher  publisher
@@ -85,6 +87,7 @@ type authority struct {
 	certificate *x509.Certificate   // nil while waiting
 	chain       []*x509.Certificate // issuer first, up to and including the root; empty for a root
 	crosses     []*x509.Certificate // of a root that replaces another one: OldWithNew, NewWithOld
+	public      crypto.PublicKey    // of its key
 }
 
 // Open reads the CAs and profiles.
@@ -95,10 +98,11 @@ func Open(ctx context.Context, config Config) (*Authorities, error) {
 	}
 	a := &Authorities{
 		db: config.DB, clock: config.Clock, store: keystore.New(config.Dir, config.Passphrase), log: config.Log,
-		linter: linter, changes: changes.New(config.DB), keys: map[string]crypto.Signer{},
+		linter: linter, changes: changes.New(config.DB), keyStore: config.KeyStore,
 	}
 	a.publisher.running, a.publisher.sets = map[string]*publication{}, map[string]*revokedSet{}
 	a.contents.known, a.contents.load = map[crlKey]*content{}, map[crlKey]*sync.Mutex{}
+	a.keyWatch = keyWatch{failures: map[string]error{}, files: map[string]time.Time{}, looking: map[string]bool{}, back: make(chan string, 16)}
 	a.publisher.poke = make(chan struct{}, 1)
 	a.ocsp.responder, a.ocsp.desks = ocsp.NewResponder(config.Clock, config.Log), map[string]*ocspDesk{}
 	if err := a.current(ctx); err != nil {

@@ -11,6 +11,7 @@ import (
 	"sync"
 	"time"
 
+	"github.com/natal-pki/natal/ca/keystore"
 	"github.com/natal-pki/natal/ca/profile"
 	"github.com/natal-pki/natal/internal/audit"
 	"github.com/natal-pki/natal/internal/database"
@@ -125,6 +126,7 @@ func (a *Authorities) makeCRLs(ctx context.Context, actor, name string, all bool
 	if err != nil {
 		return CRL{}, err
 	}
+	key = keystore.Patient(key) // brokers refuse everybody without it
 	shards, _, err := a.dueShards(ctx, au)
 	if err != nil {
 		return CRL{}, err
@@ -237,8 +239,7 @@ func (a *Authorities) signCRL(ctx context.Context, au *authority, key crypto.Sig
 		return err
 	})
 	if err != nil {
-		a.forgetKey(au.row.KeyURI)
-		return nil, 0, &Error{Kind: Unavailable, Rule: "ca_key_unavailable", Detail: fmt.Sprintf("the key of CA %q cannot be used", au.row.Name), Err: err}
+		return nil, 0, a.signFailed(au, err)
 	}
 	made = &content{row: crlRow{
 		Authority: au.row.Name, Shard: int64(shard), Number: number, ThisUpdate: thisUpdate.UnixMilli(), NextUpdate: nextUpdate.UnixMilli(), IssuedAt: now.UnixMilli(),

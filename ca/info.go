@@ -7,6 +7,8 @@ import (
 	"crypto/x509"
 	"slices"
 	"time"
+
+	"github.com/natal-pki/natal/ca/keystore"
 )
 
 // Info describes a CA.
@@ -23,6 +25,7 @@ type Info struct {
 	Replaces    string              // name of the CA that it takes over from, or ""
 	ReplacedBy  string              // name of the CA that takes over from it, or ""
 	Crosses     []*x509.Certificate // of a root that replaces another one: the cross certificates between the two
+	KeyURI      string              // where its key is
 	KeyOnline   bool
 	CRLValidity time.Duration
 	CRLInterval time.Duration
@@ -67,6 +70,7 @@ func (a *Authorities) Get(ctx context.Context, name string) (Info, error) {
 		Name: r.Name, Subject: r.Subject, Parent: r.Parent, State: r.State, Key: r.KeySpec, Use: r.Use, PublicURL: r.PublicURL, Certificate: au.certificate, Chain: au.chain,
 		CRLValidity: time.Duration(r.CRLValidity) * time.Millisecond, CRLInterval: time.Duration(r.CRLInterval) * time.Millisecond,
 	}
+	info.KeyURI = keystore.Shown(r.KeyURI)
 	info.KeyOnline = a.store.Exists(r.KeyURI)
 	info.Replaces, info.Crosses = r.Replaces, au.crosses
 	if next := a.successor(name); next != nil {

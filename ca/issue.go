@@ -9,7 +9,6 @@ import (
 	"crypto/x509"
 	"encoding/hex"
 	"errors"
-	"fmt"
 	"time"
 
 	"github.com/natal-pki/natal/ca/profile"
@@ -205,6 +204,9 @@ func (a *Authorities) prepare(ctx context.Context, req Request) (*prepared, erro
 	if p.row.Claim == "" {
 		p.row.Claim = "serial/" + p.row.Serial
 	}
+	if err := a.ready(au); err != nil { // before anything is recorded that would wait for the key
+		return nil, err
+	}
 	return p, nil
 }
 
@@ -300,8 +302,7 @@ func (a *Authorities) complete(ctx context.Context, au *authority, r *certificat
 		return err
 	})
 	if err != nil {
-		a.forgetKey(au.row.KeyURI)
-		return Certificate{}, &Error{Kind: Unavailable, Rule: "ca_key_unavailable", Detail: fmt.Sprintf("the key of CA %q cannot be used", au.row.Name), Err: err}
+		return Certificate{}, a.signFailed(au, err)
 	}
 	issuedAt := a.clock.Now().UnixMilli()
 	var stored certificateRow
@@ -344,12 +345,19 @@ func (a *Authorities) complete(ctx context.Context, au *authority, r *certificat
 
 // Sweep finishes what a crash left intended: signed and stored if its CA can still do so, abandoned if it never will. Run it before serving.
 func (a *Authorities) Sweep(ctx context.Context) (completed, abandoned int, err error) {
+	return a.sweep(ctx, func(*certificateRow) bool { return true })
+}
+
+func (a *Authorities) sweep(ctx context.Context, wanted func(*certificateRow) bool) (completed, abandoned int, err error) {
 	var rows []certificateRow
 	if err := a.db.Select(ctx, &rows, "SELECT "+certificateColumns+" FROM certificates WHERE state = 'intended' ORDER BY created_at"); err != nil {
 		return 0, 0, unavailable("list intended certificates", err)
 	}
 	for i := range rows {
 		r := &rows[i]
+		if !wanted(r) {
+			continue
+		}
 		err := a.sweepOne(ctx, r)
 		switch {
 		case err == nil:

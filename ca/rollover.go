@@ -6,6 +6,7 @@ package ca
 import (
 	"context"
 	"crypto/x509/pkix"
+	"errors"
 	"regexp"
 	"slices"
 	"strconv"
@@ -148,6 +149,9 @@ func (r *authorityRow) replace(old *authority) error {
 	}
 	r.Replaces, r.Shards = old.row.Name, old.row.Shards
 	uri, err := keystore.Sibling(old.row.KeyURI, r.Name)
+	if err == nil && keystore.IsFile(uri) != keystore.IsFile(old.row.KeyURI) {
+		err = errors.New("the service names its keys itself")
+	}
 	if err != nil {
 		return &Error{Kind: Unavailable, Rule: "ca_key_unavailable", Detail: "the key cannot be made beside that of CA " + strconv.Quote(old.row.Name), Err: err}
 	}

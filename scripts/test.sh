@@ -8,7 +8,8 @@ PATH=$PATH:/usr/sbin:/usr/local/sbin
 
 # program:Debian package
 wanted="mosquitto:mosquitto mosquitto_pub:mosquitto-clients initdb:postgresql openssl:openssl curl:curl promtool:prometheus
-jq:jq strace:strace faketime:faketime systemd-analyze:systemd ss:iproute2 cc:gcc"
+jq:jq strace:strace faketime:faketime systemd-analyze:systemd ss:iproute2 cc:gcc
+softhsm2-util:softhsm2 pkcs11-tool:opensc swtpm:swtpm"
 
 missing() { # the packages of the programs that are not there
 	local entry program
@@ -62,5 +63,8 @@ for program in est-server:./server broker-bridge:./broker-bridge estclient-examp
 	CGO_ENABLED=0 $go build -trimpath -o "$NATAL_BIN/${program%%:*}" "${program#*:}"
 	CGO_ENABLED=0 $go build -trimpath -tags testhooks -o "$NATAL_BIN/testhooks/${program%%:*}" "${program#*:}"
 done
+if command -v "$($go env CC)" >/dev/null; then
+	CGO_ENABLED=1 $go build -trimpath -o "$NATAL_BIN/cgo/est-server" ./server # with PKCS#11
+fi
 
 exec $go test "${race[@]}" -tags testhooks -timeout 20m "$@" ./...

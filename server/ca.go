@@ -33,6 +33,8 @@ type caCreate struct {
 	jsonFlag
 	Name      string `arg:"" help:"Name of the CA, as it stands in addresses."`
 	Subject   string `help:"Distinguished name, as CN=...,O=...,C=... Default: CN=NAME." placeholder:"DN"`
+	KeyURI    string `help:"Where the key is made: a PKCS#11 token (pkcs11:...) or TPM (tpmkms:...). Default: key_store of the configuration." name:"key-uri" placeholder:"URI"`
+	Existing  bool   `help:"The key is there already, from a key ceremony."`
 	Parent    string `help:"CA of this server that signs it." xor:"parent" placeholder:"CA"`
 	External  bool   `help:"Another PKI signs it: see ca csr and ca import." xor:"parent"`
 	PublicURL string `help:"Beginning of the CRL and CA addresses in its certificates. Default: public_url of the configuration." name:"public-url" placeholder:"URL"`
@@ -55,7 +57,7 @@ func (c *caCreate) Run(a *app) error {
 	return a.with(func(api *api) error {
 		var out admin.CA
 		err := api.call(http.MethodPost, "/cas", admin.NewCA{
-			Name: c.Name, Subject: c.Subject, Key: spec, Parent: c.Parent, External: c.External, PublicURL: c.PublicURL, Years: c.Years, Use: c.Use, CRLShards: c.CRLShards,
+			Name: c.Name, Subject: c.Subject, Key: spec, KeyURI: c.KeyURI, KeyExists: c.Existing, Parent: c.Parent, External: c.External, PublicURL: c.PublicURL, Years: c.Years, Use: c.Use, CRLShards: c.CRLShards,
 		}, &out)
 		if err != nil {
 			return err
@@ -115,7 +117,7 @@ func (c *caShow) Run(a *app) error {
 				crl = fmt.Sprintf("number %d, %d entries, %s to %s", out.CRLNumber, out.CRLEntries, stamp(out.CRLThisUpdate), stamp(out.CRLNextUpdate))
 			}
 			fields(w, "name", out.Name, "state", out.State, "subject", out.Subject, "use", out.Use, "parent", out.Parent,
-				"replaces", out.Replaces, "replaced by", out.ReplacedBy, "waits for", strings.Join(out.WaitsFor, "; "), "key", out.Key+", "+online,
+				"replaces", out.Replaces, "replaced by", out.ReplacedBy, "waits for", strings.Join(out.WaitsFor, "; "), "key", out.Key+", "+online, "key uri", out.KeyURI,
 				"public url", out.PublicURL, "not after", stamp(out.NotAfter), "sha-256", out.Fingerprint, "crl", crl)
 			fmt.Fprint(w, out.Certificate)
 		})

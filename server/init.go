@@ -19,6 +19,7 @@ import (
 	"strings"
 
 	"github.com/natal-pki/natal/ca"
+	"github.com/natal-pki/natal/ca/keystore"
 	"github.com/natal-pki/natal/server/admin"
 	"github.com/natal-pki/natal/server/config"
 	"github.com/natal-pki/natal/server/instance"
@@ -72,6 +73,8 @@ type initCommand struct {
 	hostFlags
 	Root            string `help:"'external': the root CA is elsewhere, and devices and management wait for certificates signed there." enum:"own,external" default:"own"`
 	CRLShards       int    `help:"How many CRLs the certificates of the CA devices are spread over, 1 to 256; fixed for ever." name:"crl-shards" default:"1" placeholder:"N"`
+	KeyStore        string `help:"PKCS#11 token (pkcs11:module-path=FILE;token=LABEL?pin-source=FILE) or TPM (tpmkms:device=/dev/tpmrm0) that makes the keys of the CAs and keeps them. Default: encrypted files in the data directory." name:"key-store" placeholder:"URI"`
+	CAKey           string `help:"Kind of the CAs' keys: ec:P-256, ec:P-384, rsa:3072, rsa:4096." name:"ca-key" default:"ec:P-256" placeholder:"SPEC"`
 	DatabaseURLFile string `help:"File with the URL of a PostgreSQL database, mode 0600. Default: SQLite in the data directory." name:"database-url-file" placeholder:"FILE"`
 }
 
@@ -83,6 +86,13 @@ func (c *initCommand) Run(a *app) error {
 	plan.ExternalRoot = c.Root == "external"
 	if plan.CRLShards = c.CRLShards; c.CRLShards < 1 || c.CRLShards > ca.MaxShards {
 		return wrongUsage("--crl-shards: a CA has 1 to %d CRLs, not %d", ca.MaxShards, c.CRLShards)
+	}
+	plan.KeyStore, plan.CAKey = c.KeyStore, c.CAKey
+	if !slices.Contains(keystore.Specs, c.CAKey) {
+		return wrongUsage("--ca-key: %q is not one of %s", c.CAKey, strings.Join(keystore.Specs, ", "))
+	}
+	if err := keystore.CheckStore(c.KeyStore); err != nil {
+		return wrongUsage("--key-store: %v", err)
 	}
 	if plan.DatabaseURLFile, err = absolute(c.DatabaseURLFile); err != nil {
 		return err
@@ -194,7 +204,10 @@ func (a *app) describe(i *instance.Instance, plan instance.Plan) error {
 		return nil
 	}
 	fmt.Fprintf(w, "trust anchor: %s\nfirst administrator: %s\n", i.Dir.Trust(), i.Dir.Admin())
-	fmt.Fprintf(w, "the key of the CA root is on this machine: take it away with `est-server ca offline root --out FILE`\nnext: est-server serve --data %s\n", a.Data)
+	if plan.KeyStore == "" {
+		fmt.Fprint(w, "the key of the CA root is on this machine: take it away with `est-server ca offline root --out FILE`\n")
+	}
+	fmt.Fprintf(w, "next: est-server serve --data %s\n", a.Data)
 	return nil
 }
 

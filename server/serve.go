@@ -16,6 +16,7 @@ import (
 	"github.com/coreos/go-systemd/v22/daemon"
 	"github.com/go-chi/chi/v5"
 	"github.com/natal-pki/natal/ca"
+	"github.com/natal-pki/natal/ca/keystore"
 	"github.com/natal-pki/natal/server/admin"
 	"github.com/natal-pki/natal/server/auth"
 	"github.com/natal-pki/natal/server/config"
@@ -145,6 +146,7 @@ func (s *server) run(ctx context.Context, ready func(*server) error) error {
 		publisher := &mirror.Publisher{CA: s.CA, Dir: dir, Clock: s.Clock, Log: s.log}
 		group.Go(func() error { return publisher.Run(background) })
 	}
+	group.Go(func() error { return s.CA.RunKeyWatch(background) })
 	group.Go(func() error { return s.cert.Run(background) })
 	group.Go(func() error { return s.KeepRecord(background) })
 	s.open.Store(true)
@@ -196,7 +198,7 @@ func (s *server) warn(ctx context.Context) {
 		return
 	}
 	for _, info := range infos {
-		if info.Use == ca.UseRoot && info.KeyOnline {
+		if info.Use == ca.UseRoot && info.KeyOnline && keystore.IsFile(info.KeyURI) {
 			s.log.Warn("the key of a root CA is on this machine: take it away with `est-server ca offline "+info.Name+" --out FILE`", "ca", info.Name)
 		}
 	}
@@ -249,8 +251,10 @@ func (s *server) ready(ctx context.Context) error {
 	if err := s.DB.Healthy(); err != nil {
 		return err
 	}
-	_, err := s.CA.Changes().Seq(ctx)
-	return err
+	if _, err := s.CA.Changes().Seq(ctx); err != nil {
+		return err
+	}
+	return s.CA.KeysReady(ctx)
 }
 
 // estTLS also serves the admin address: the same certificate, and client certificates that are requested and judged for each request.

@@ -63,11 +63,19 @@ func (r *stateReader) read(ctx context.Context) (telemetry.State, error) {
 	s, now := r.server, r.server.Clock.Now()
 	state := telemetry.State{
 		Use:       map[string]time.Time{"est-server": s.cert.Leaf().NotAfter},
+		Keys:      map[string]bool{},
 		BridgeLag: map[string]time.Duration{},
 	}
 	infos, err := s.CA.List(ctx)
 	if err != nil {
 		return state, err
+	}
+	keys, err := s.CA.Keys(ctx)
+	if err != nil {
+		return state, err
+	}
+	for _, k := range keys {
+		state.Keys[k.Authority] = k.Failure == nil
 	}
 	var issuers []string
 	for _, info := range infos {

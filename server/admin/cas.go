@@ -93,8 +93,11 @@ func (a *API) createCA(ctx context.Context, c Caller, in NewCA) (CA, error) {
 	if in.External && in.Parent != "" {
 		return CA{}, invalid("invalid", "ca %s: either a parent or external, not both", in.Name)
 	}
+	if (in.KeyURI != "" || in.KeyExists) && !c.Local { // a URI names files and libraries of this machine
+		return CA{}, newProblem(http.StatusForbidden, "local_only", "the key's URI names files of the server's machine: run the command there")
+	}
 	req := ca.CreateRequest{
-		Name: in.Name, Subject: in.Subject, Key: in.Key, Parent: in.Parent, External: in.External,
+		Name: in.Name, Subject: in.Subject, Key: in.Key, KeyURI: in.KeyURI, KeyExists: in.KeyExists, Parent: in.Parent, External: in.External,
 		PublicURL: in.PublicURL, Years: in.Years, Use: in.Use, Shards: in.CRLShards,
 	}
 	if req.PublicURL == "" {
@@ -106,7 +109,7 @@ func (a *API) createCA(ctx context.Context, c Caller, in NewCA) (CA, error) {
 
 func showCA(i ca.Info) CA {
 	out := CA{
-		Name: i.Name, Subject: i.Subject, Parent: i.Parent, State: i.State, Key: i.Key, KeyOnline: i.KeyOnline, Use: i.Use, PublicURL: i.PublicURL, Replaces: i.Replaces, ReplacedBy: i.ReplacedBy,
+		Name: i.Name, Subject: i.Subject, Parent: i.Parent, State: i.State, Key: i.Key, KeyURI: i.KeyURI, KeyOnline: i.KeyOnline, Use: i.Use, PublicURL: i.PublicURL, Replaces: i.Replaces, ReplacedBy: i.ReplacedBy,
 		Chain: encodeChain(i.Chain), CRLNumber: i.CRLNumber, CRLThisUpdate: i.ThisUpdate, CRLNextUpdate: i.NextUpdate, CRLEntries: i.CRLEntries, CRLShards: i.Shards,
 	}
 	if i.Certificate != nil {

@@ -43,7 +43,8 @@ type CA struct {
 	Parent        string    `json:"parent" doc:"name of the CA above; empty for a root and for a CA signed elsewhere"`
 	State         string    `json:"state" doc:"waiting, standby, active, retiring, retired, revoked"`
 	Key           string    `json:"key" doc:"ec:P-256, ec:P-384, rsa:3072, rsa:4096"`
-	KeyOnline     bool      `json:"key_online" doc:"false once the key was taken offline"`
+	KeyURI        string    `json:"key_uri" doc:"where the key is: file:..., pkcs11:..., tpmkms:..., without the address of the PIN"`
+	KeyOnline     bool      `json:"key_online" doc:"false once the key was taken offline, and while its token is away"`
 	Use           string    `json:"use" doc:"whom the certificates are for: broker, management, birth; root; empty until a label binds it"`
 	Replaces      string    `json:"replaces,omitempty" doc:"the CA that it takes over from"`
 	ReplacedBy    string    `json:"replaced_by,omitempty" doc:"the CA that takes over from it"`
@@ -65,6 +66,8 @@ type NewCA struct {
 	Name      string `json:"name"`
 	Subject   string `json:"subject,omitempty" doc:"distinguished name as CN=...,O=...,C=...; default CN=NAME"`
 	Key       string `json:"key,omitempty" doc:"ec:P-256, ec:P-384, rsa:3072, rsa:4096"`
+	KeyURI    string `json:"key_uri,omitempty" doc:"where the key is made: pkcs11:..., tpmkms:...; only for local callers; default: where the server's keys are"`
+	KeyExists bool   `json:"key_exists,omitempty" doc:"the key is there already, from a key ceremony"`
 	Parent    string `json:"parent,omitempty" doc:"CA of this server that signs it"`
 	External  bool   `json:"external,omitempty" doc:"signed elsewhere: the CA waits until its certificate is imported"`
 	PublicURL string `json:"public_url,omitempty" doc:"default: the server's"`

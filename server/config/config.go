@@ -35,6 +35,7 @@ type File struct {
 		URLFile string `yaml:"url_file"`
 	} `yaml:"database"`
 	PassphraseFile string   `yaml:"passphrase_file"`
+	KeyStore       string   `yaml:"key_store"`
 	ReservedIDs    []string `yaml:"reserved_ids"`
 	PublishDir     string   `yaml:"publish_dir"`
 	Codes          struct {
@@ -58,6 +59,7 @@ type Settings struct {
 
 	DatabaseURLFile string // empty: SQLite in the data directory
 	PassphraseFile  string // empty: not said here
+	KeyStore        string // where new CAs get their keys; empty: in files
 	ReservedIDs     []string
 	PublishDir      string // empty: nothing is published for validation authorities
 
@@ -101,6 +103,7 @@ func (f File) Settings() (Settings, error) {
 		MetricsListen:   c.address("listen.metrics", f.Listen.Metrics, "127.0.0.1:9101"),
 		DatabaseURLFile: f.Database.URLFile,
 		PassphraseFile:  f.PassphraseFile,
+		KeyStore:        f.KeyStore,
 		ReservedIDs:     c.ids("reserved_ids", f.ReservedIDs),
 		PublishDir:      f.PublishDir,
 		CodeExpires:     c.duration("codes.expires", f.Codes.Expires, 30*Day, time.Minute, 365*Day),

@@ -5,6 +5,7 @@ package instance
 
 import (
 	"bytes"
+	"cmp"
 	"context"
 	"encoding/json"
 	"errors"
@@ -17,6 +18,7 @@ import (
 	"strings"
 
 	"github.com/natal-pki/natal/ca"
+	"github.com/natal-pki/natal/ca/keystore"
 	"github.com/natal-pki/natal/configs"
 	"github.com/natal-pki/natal/internal/atomicfile"
 	"github.com/natal-pki/natal/internal/database"
@@ -33,6 +35,8 @@ type Plan struct {
 	CRLShards       int      `json:"crl_shards"`        // of devices; 0 = 1
 	PassphraseFile  string   `json:"passphrase_file"`   // absolute; "" = not to be written down
 	DatabaseURLFile string   `json:"database_url_file"` // absolute; "" = SQLite
+	KeyStore        string   `json:"key_store"`         // URI of the token that makes the CAs' keys; "" = files
+	CAKey           string   `json:"ca_key"`            // kind of the CAs' keys; "" = ec:P-256
 }
 
 // RootCA and DevicesCA are the names of the CAs that a new instance has besides ManagementCA.
@@ -55,6 +59,15 @@ func Init(ctx context.Context, o Options, plan Plan) (*Instance, error) {
 	passphrase, err := o.Dir.readPassphrase(o.PassphraseFile, plan.PassphraseFile)
 	if err != nil {
 		return nil, err
+	}
+	state, err := o.Dir.State()
+	if err != nil {
+		return nil, err
+	}
+	if state == Empty { // keys of the same names in a token are somebody else's; those of an init that was begun are ours
+		if err := plan.checkKeyStore(o.Dir); err != nil {
+			return nil, err
+		}
 	}
 	if err := o.Dir.begin(plan); err != nil {
 		return nil, err
@@ -79,20 +92,39 @@ func Init(ctx context.Context, o Options, plan Plan) (*Instance, error) {
 	if err != nil {
 		return nil, err
 	}
-	if err := i.populate(ctx, plan, content); err != nil {
+	if err := i.populate(ctx, plan, content, state == HalfDone); err != nil {
 		return nil, errors.Join(err, i.Close())
 	}
 	return i, nil
 }
 
-func (i *Instance) populate(ctx context.Context, plan Plan, configuration []byte) error {
+// checkKeyStore tells a token that cannot be used, or holds keys of the CAs' names already, before anything is made.
+func (p Plan) checkKeyStore(dir Dir) error {
+	if p.KeyStore == "" {
+		return nil
+	}
+	store := keystore.New(string(dir), nil)
+	defer store.Close()
+	for _, name := range []string{RootCA, DevicesCA, ManagementCA} {
+		uri, err := keystore.Sibling(p.KeyStore, name)
+		if err != nil {
+			return err
+		}
+		if err := store.Vacant(uri); err != nil {
+			return fmt.Errorf("key of CA %s: %w; %w", name, err, ErrExists)
+		}
+	}
+	return nil
+}
+
+func (i *Instance) populate(ctx context.Context, plan Plan, configuration []byte, resumed bool) error {
 	if _, _, err := i.CA.Sweep(ctx); err != nil {
 		return err
 	}
 	if err := i.addProfiles(ctx); err != nil {
 		return err
 	}
-	if err := i.addCAs(ctx, plan); err != nil {
+	if err := i.addCAs(ctx, plan, resumed); err != nil {
 		return err
 	}
 	if err := i.addLabels(ctx); err != nil {
@@ -130,7 +162,8 @@ func (d Dir) mayInit(plan Plan) error {
 	if err := json.Unmarshal(content, &begun); err != nil {
 		return fmt.Errorf("%s: %w; remove %s and begin again", d.marker(), err, d)
 	}
-	if !slices.Equal(begun.Hosts, plan.Hosts) || begun.PublicURL != plan.PublicURL || begun.ExternalRoot != plan.ExternalRoot || begun.CRLShards != plan.CRLShards || begun.DatabaseURLFile != plan.DatabaseURLFile {
+	if !slices.Equal(begun.Hosts, plan.Hosts) || begun.PublicURL != plan.PublicURL || begun.ExternalRoot != plan.ExternalRoot || begun.CRLShards != plan.CRLShards ||
+		begun.DatabaseURLFile != plan.DatabaseURLFile || begun.KeyStore != plan.KeyStore || begun.CAKey != plan.CAKey {
 		return fmt.Errorf("%s: init was begun with other options (see %s): repeat it with the same, or remove the directory and begin again", d, d.marker())
 	}
 	return nil
@@ -168,6 +201,7 @@ func (p Plan) settings() (config.Settings, []byte, error) {
 		{"hosts: []", "hosts: " + flowList(p.Hosts)},
 		{`public_url: ""`, "public_url: " + strconv.Quote(p.PublicURL)},
 		{`passphrase_file: ""`, "passphrase_file: " + strconv.Quote(p.PassphraseFile)},
+		{`key_store: ""`, "key_store: " + strconv.Quote(p.KeyStore)},
 		{`  url_file: ""`, "  url_file: " + strconv.Quote(p.DatabaseURLFile)},
 	} {
 		old := []byte("\n" + v.line + "\n")
@@ -201,7 +235,7 @@ func (i *Instance) addProfiles(ctx context.Context) error {
 	return nil
 }
 
-func (i *Instance) addCAs(ctx context.Context, plan Plan) error {
+func (i *Instance) addCAs(ctx context.Context, plan Plan, resumed bool) error {
 	requests := []ca.CreateRequest{
 		{Name: RootCA, Subject: "CN=Natal Root CA", Years: 20},
 		{Name: DevicesCA, Subject: "CN=Natal Device CA", Years: 10, Use: "broker", Parent: RootCA, Shards: plan.CRLShards},
@@ -211,7 +245,7 @@ func (i *Instance) addCAs(ctx context.Context, plan Plan) error {
 		requests = requests[1:]
 	}
 	for _, r := range requests {
-		r.Key, r.PublicURL = "ec:P-256", plan.PublicURL
+		r.Key, r.PublicURL = cmp.Or(plan.CAKey, "ec:P-256"), plan.PublicURL
 		if plan.ExternalRoot {
 			r.Parent, r.External = "", true
 		}
@@ -222,7 +256,12 @@ func (i *Instance) addCAs(ctx context.Context, plan Plan) error {
 			}
 			continue
 		}
-		if _, err := i.CA.Create(ctx, actor, r); err != nil {
+		_, err = i.CA.Create(ctx, actor, r)
+		if refused := (*ca.Error)(nil); resumed && errors.As(err, &refused) && refused.Rule == "ca_key_exists" { // the token had made it
+			r.KeyExists = true
+			_, err = i.CA.Create(ctx, actor, r)
+		}
+		if err != nil {
 			return fmt.Errorf("CA %s: %w", r.Name, err)
 		}
 	}

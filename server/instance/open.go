@@ -113,7 +113,7 @@ func open(ctx context.Context, o Options, settings config.Settings, passphrase, 
 		return nil, err
 	}
 	i := &Instance{Dir: o.Dir, Settings: settings, DB: db, Clock: o.Clock, Log: o.Log, passphrase: passphrase}
-	i.CA, err = ca.Open(ctx, ca.Config{DB: db, Clock: o.Clock, Dir: string(o.Dir), Passphrase: passphrase, Log: o.Log})
+	i.CA, err = ca.Open(ctx, ca.Config{DB: db, Clock: o.Clock, Dir: string(o.Dir), Passphrase: passphrase, KeyStore: settings.KeyStore, Log: o.Log})
 	if err != nil {
 		return nil, errors.Join(err, db.Close())
 	}
@@ -124,9 +124,10 @@ func open(ctx context.Context, o Options, settings config.Settings, passphrase, 
 	return i, nil
 }
 
-// Close remembers how far the audit log has come, and closes the database.
+// Close remembers how far the audit log has come, and closes the keys and the database.
 func (i *Instance) Close() error {
 	i.keepLastHead()
+	i.CA.Close()
 	return i.DB.Close()
 }
 

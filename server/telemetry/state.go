@@ -17,6 +17,7 @@ const readTimeout = 8 * time.Second
 // State is what the gauges show. A zero time leaves its series out.
 type State struct {
 	CAs                  []CAState
+	Keys                 map[string]bool      // by CA: whether its key can be used
 	Use                  map[string]time.Time // NotAfter of every certificate that the server itself lives on, by use ("est-server", "birth-ca factory")
 	Certificates         map[string]int       // device certificates by state; states that are missing show 0
 	CertificatesExpiring map[string]int       // issued device certificates that end within "7d", "30d", "90d"
@@ -47,6 +48,7 @@ var (
 	descCAExpiry    = desc("est_ca_certificate_expiry_timestamp_seconds", "Unix time at which the CA's certificate ends.", "ca")
 	descCAState     = desc("est_ca_state", "1 for the state that the CA is in.", "ca", "state")
 	descUseExpiry   = desc("est_certificate_expiry_timestamp_seconds", "Unix time at which a certificate that the server itself lives on ends.", "use")
+	descKeystoreUp  = desc("est_keystore_up", "1 when the CA's key can be used, 0 when it is needed and cannot. Absent for roots and for keys that were taken offline.", "ca")
 	descCRLNumber   = desc("est_crl_number", "Number of the CA's current CRL.", "ca")
 	descCRLThis     = desc("est_crl_this_update_timestamp_seconds", "Unix time of the current CRL's thisUpdate.", "ca")
 	descCRLNext     = desc("est_crl_next_update_timestamp_seconds", "Unix time of the current CRL's nextUpdate: brokers refuse everybody after it.", "ca")
@@ -76,7 +78,7 @@ type stateCollector struct {
 // Describe implements prometheus.Collector.
 func (c *stateCollector) Describe(ch chan<- *prometheus.Desc) {
 	for _, d := range []*prometheus.Desc{
-		descCAExpiry, descCAState, descUseExpiry, descCRLNumber, descCRLThis, descCRLNext, descCRLEntries,
+		descCAExpiry, descKeystoreUp, descCAState, descUseExpiry, descCRLNumber, descCRLThis, descCRLNext, descCRLEntries,
 		descDevices, descExpiring, descCodes, descBridgeLag, descOrders, descReadSuccess,
 	} {
 		ch <- d
@@ -96,6 +98,13 @@ func (c *stateCollector) Collect(ch chan<- prometheus.Metric) {
 	gauge(ch, descReadSuccess, 1)
 	for _, ca := range state.CAs {
 		ca.collect(ch)
+	}
+	for name, up := range state.Keys {
+		value := 0.0
+		if up {
+			value = 1
+		}
+		gauge(ch, descKeystoreUp, value, name)
 	}
 	for use, end := range state.Use {
 		gaugeTime(ch, descUseExpiry, end, use)

@@ -78,7 +78,13 @@ func TestServerSteps(t *testing.T) {
 		return &world{t: t, url: url, Installation: installation.Open(t, storage.OpenURL(t, url), dir, clock.NewManual(installation.Start))}
 	}
 	reached := map[string]bool{}
-	for _, op := range operations() {
+	all := operations()
+	if k := newTokens(t); k != nil {
+		all = append(all, operation{name: "create a CA in a token", prepare: k.create})
+	} else {
+		reached["keystore.create_captive"] = true
+	}
+	for _, op := range all {
 		t.Run(op.name, func(t *testing.T) { runOperation(t, op, fresh, reached) })
 	}
 	for _, step := range serverSteps(t) {

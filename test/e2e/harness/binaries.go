@@ -19,6 +19,13 @@ func Binary(t testing.TB, name string) string {
 	return binary(t, name, "")
 }
 
+// CgoBinary is the path of the same program built with cgo, as PKCS#11 needs it.
+func CgoBinary(t testing.TB, name string) string {
+	t.Helper()
+	RequirePrograms(t, "cc")
+	return binary(t, name, "cgo")
+}
+
 // HooksBinary is the path of the same program built with the tag testhooks.
 func HooksBinary(t testing.TB, name string) string {
 	t.Helper()
@@ -32,10 +39,10 @@ var built struct {
 
 // binary looks into NATAL_BIN, where "make test" has built everything, or else builds into bin/test of the
 // repository, once per process and one process at a time.
-func binary(t testing.TB, name, tags string) string {
+func binary(t testing.TB, name, variant string) string {
 	t.Helper()
 	if dir := os.Getenv("NATAL_BIN"); dir != "" {
-		path := filepath.Join(dir, tags, name)
+		path := filepath.Join(dir, variant, name)
 		if _, err := os.Stat(path); err != nil {
 			t.Fatalf("NATAL_BIN is set: %v", err)
 		}
@@ -43,7 +50,7 @@ func binary(t testing.TB, name, tags string) string {
 	}
 	built.Lock()
 	defer built.Unlock()
-	dir := filepath.Join(Root(), "bin", "test", tags)
+	dir := filepath.Join(Root(), "bin", "test", variant)
 	path := filepath.Join(dir, name)
 	if built.paths[path] != "" {
 		return path
@@ -63,9 +70,12 @@ func binary(t testing.TB, name, tags string) string {
 	if program == "" {
 		program = "./" + name
 	}
-	build := exec.Command("go", "build", "-trimpath", "-tags", tags, "-o", path+".new", program)
+	build := exec.Command("go", "build", "-trimpath", "-tags", variant, "-o", path+".new", program)
 	build.Dir = Root()
 	build.Env = append(os.Environ(), "CGO_ENABLED=0")
+	if variant == "cgo" {
+		build.Env = append(os.Environ(), "CGO_ENABLED=1")
+	}
 	if out, err := build.CombinedOutput(); err != nil {
 		t.Fatalf("build %s: %v\n%s", name, err, out)
 	}

@@ -18,6 +18,7 @@ type ServerOptions struct {
 	Data  string   // data directory; default: a new one
 	Verb  string   // "run" (default) or "serve"
 	Hooks bool     // the testhooks build
+	Cgo   bool     // the build with PKCS#11
 	Args  []string // more arguments
 	Env   []string
 }
@@ -48,6 +49,9 @@ func StartServer(t testing.TB, o ServerOptions) *Server {
 	if o.Hooks {
 		s.Binary = HooksBinary(t, "est-server")
 	}
+	if o.Cgo {
+		s.Binary = CgoBinary(t, "est-server")
+	}
 	s.Start(t)
 	return s
 }
@@ -55,13 +59,19 @@ func StartServer(t testing.TB, o ServerOptions) *Server {
 // Start starts the server (again, after Stop or Kill), on the same addresses and data.
 func (s *Server) Start(t testing.TB) {
 	t.Helper()
-	s.Process = Command{Path: s.Binary, Args: s.args(), Env: s.options.Env}.Start(t)
+	s.Launch(t)
 	Eventually(t, 60*time.Second, "est-server to be ready", func() bool {
 		if !s.Running() {
 			t.Fatalf("est-server ended by itself:\n%s", s.Output())
 		}
 		return s.Ready()
 	})
+}
+
+// Launch is Start for a server that does not get ready.
+func (s *Server) Launch(t testing.TB) {
+	t.Helper()
+	s.Process = Command{Path: s.Binary, Args: s.args(), Env: s.options.Env}.Start(t)
 }
 
 func (s *Server) args() []string {
