@@ -27,7 +27,7 @@ var hsm struct {
 }
 
 // token makes a token and the file with its PIN.
-func token(t *testing.T, label string) (pinFile string) {
+func token(t testing.TB, label string) (pinFile string) {
 	t.Helper()
 	hsm.Lock()
 	defer hsm.Unlock()
@@ -250,5 +250,28 @@ func TestURIsThatAreRefused(t *testing.T) {
 		if err := keystore.CheckURI(uri); err != nil {
 			t.Errorf("%s: %v", uri, err)
 		}
+	}
+}
+
+func BenchmarkToken(b *testing.B) {
+	pin := token(b, "bench")
+	s := keystore.New(b.TempDir(), passphrase)
+	defer s.Close()
+	for _, spec := range []string{"ec:P-256", "ec:P-384", "rsa:4096"} {
+		key, _, err := s.Create(hsm.URI("bench", strings.ReplaceAll(spec, ":", "-"), pin), spec)
+		if err != nil {
+			b.Fatal(err)
+		}
+		b.Run(spec, func(b *testing.B) {
+			b.SetParallelism(8)
+			b.RunParallel(func(pb *testing.PB) {
+				for pb.Next() {
+					if err := signs(keystore.Patient(key)); err != nil {
+						b.Error(err)
+					}
+				}
+			})
+			b.ReportMetric(float64(b.N)/b.Elapsed().Seconds(), "signatures/s")
+		})
 	}
 }

@@ -262,3 +262,29 @@ func TestTokenCeremony(t *testing.T) {
 		t.Errorf("init --key-store x: %d %s", r.Code, r.Output())
 	}
 }
+
+// The soft crypto token: RSA-4096 at rest under a passphrase, in use again after a restart without anybody there, never given out.
+func TestKeyFilesServeUnattended(t *testing.T) {
+	t.Parallel()
+	harness.RequirePrograms(t, "openssl", "curl")
+	dir, data, pass := t.TempDir(), filepath.Join(t.TempDir(), "data"), passphraseFile(t)
+	harness.MustRun(t, harness.Binary(t, "est-server"), "init", "--data", data, "--passphrase-file", pass, "--host", "127.0.0.1", "--ca-key", "rsa:4096")
+	s := harness.StartServer(t, harness.ServerOptions{Verb: "serve", Data: data, Args: []string{"--passphrase-file", pass}})
+	s.Stop(t)
+	s.Start(t) // as after a reboot: the passphrase comes from its file
+	content, err := os.ReadFile(filepath.Join(data, "keys", "devices.pem"))
+	if err != nil || !strings.HasPrefix(string(content), "-----BEGIN ENCRYPTED PRIVATE KEY-----") {
+		t.Errorf("the key file begins with %.40s, %v", content, err)
+	}
+	d := newOpensslDevice(t, "dev-1")
+	d.newKey(t, "ec:P-256")
+	if a := d.enroll(t, s, "simpleenroll", s.CodeFile(t, "dev-1")); a.status != http.StatusOK {
+		t.Errorf("enroll: %d %s", a.status, a.body)
+	}
+	if text := openssl(t, dir, "x509", "-in", filepath.Join(data, "ca", "devices.pem"), "-noout", "-text"); !strings.Contains(text, "(4096 bit)") {
+		t.Errorf("the CA's key is not RSA-4096:\n%s", text)
+	}
+	if out := s.MustCLI(t, "ca", "show", "devices", "--json").Stdout + s.MustCLI(t, "ca", "list", "--json").Stdout; strings.Contains(out, "PRIVATE") {
+		t.Error("a private key is shown")
+	}
+}
