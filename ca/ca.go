@@ -32,7 +32,6 @@ import (
 	"fmt"
 	"log/slog"
 	"sync"
-	"time"
 
 	"github.com/natal-pki/natal/ca/keystore"
 	"github.com/natal-pki/natal/ca/lint"
@@ -127,42 +126,6 @@ func (a *Authorities) current(ctx context.Context) error {
 		return nil
 	}
 	return a.reload(ctx)
-}
-
-const (
-	// maxClockLag is how far the clock may be behind the newest audit entry before nothing is signed (INV-16).
-	maxClockLag = 5 * time.Minute
-	// clockCheckAge is how old the newest audit entry that is known here may be.
-	clockCheckAge = time.Second
-)
-
-// clockWatch remembers the newest audit entry.
-type clockWatch struct {
-	mu     sync.Mutex
-	read   time.Time
-	newest time.Time
-}
-
-// checkClock refuses to go on with a clock that runs behind what was already recorded.
-func (a *Authorities) checkClock(ctx context.Context) error {
-	w := &a.clockWatch
-	w.mu.Lock()
-	newest, fresh := w.newest, time.Since(w.read) < clockCheckAge
-	w.mu.Unlock()
-	if !fresh {
-		var err error
-		if newest, err = audit.Newest(ctx, a.db); err != nil {
-			return unavailable("database", err)
-		}
-		w.mu.Lock()
-		w.newest, w.read = newest, time.Now()
-		w.mu.Unlock()
-	}
-	if now := a.clock.Now(); now.Before(newest.Add(-maxClockLag)) {
-		return &Error{Kind: Unavailable, Rule: "clock_behind", Detail: "the server's clock is behind its own records",
-			Err: fmt.Errorf("clock %s, newest audit entry %s", now.Format(time.RFC3339), newest.Format(time.RFC3339))}
-	}
-	return nil
 }
 
 func (a *Authorities) reload(ctx context.Context) error {

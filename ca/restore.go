@@ -160,16 +160,3 @@ func (a *Authorities) RenewRestoredCRLs(ctx context.Context, actor string) error
 	}
 	return nil
 }
-
-// AcceptClockInTx withdraws CRLs that begin after now, which a clock that ran ahead has signed: no broker takes them, and while one is the newest
-// no other could be issued. It reports how many there were, and how many certificates begin after now.
-func (a *Authorities) AcceptClockInTx(tx *database.Tx, now time.Time) (crls, certificates int64, err error) {
-	if crls, err = tx.Exec("DELETE FROM crls WHERE this_update > ?", now.UnixMilli()); err != nil {
-		return 0, 0, err
-	}
-	err = tx.Get(&certificates, "SELECT COUNT(*) FROM certificates WHERE not_before > ? AND state IN ('issued', 'intended', 'held')", now.UnixMilli())
-	if err == nil && crls > 0 {
-		a.changes.Append(tx, feedapi.Change{At: now, Kind: feedapi.TrustSetChanged})
-	}
-	return crls, certificates, err
-}

@@ -22,6 +22,8 @@ type auditCommand struct {
 	Verify auditVerify `cmd:"" help:"Verify the whole log, and print its head."`
 	Export auditExport `cmd:"" help:"Write the log, one JSON object a line, oldest first, the head last."`
 	Key    auditKey    `cmd:"" help:"Print the public key of the daily checkpoints."`
+
+	AcceptClock auditAcceptClock `cmd:"" help:"Take the clock for right although there are records of a later time: after a clock that ran ahead was put right."`
 }
 
 type auditHead struct{ jsonFlag }
@@ -190,4 +192,22 @@ func (c *auditKey) Run(a *app) error {
 		return err
 	}
 	return a.write(c.Out, content, 0o644)
+}
+
+type auditAcceptClock struct {
+	jsonFlag
+	Reason string `help:"Why, for the audit log." required:"" placeholder:"TEXT"`
+}
+
+func (c *auditAcceptClock) Run(a *app) error {
+	return a.with(func(api *api) error {
+		var out admin.ClockAccepted
+		if err := api.call(http.MethodPost, "/audit/accept-clock", admin.AcceptedClock{Reason: c.Reason}, &out); err != nil {
+			return err
+		}
+		return c.show(a, out, func(w io.Writer) {
+			fmt.Fprintf(w, "the clock is taken for right; the newest record was of %s\n", stamp(out.Newest))
+			fmt.Fprintf(w, "CRLs that begin later, withdrawn: %d; certificates that begin later: %d (revoke them: nobody accepts them until then)\n", out.CRLs, out.Certificates)
+		})
+	})
 }

@@ -6,6 +6,7 @@ import (
 	"context"
 	"crypto/tls"
 	"errors"
+	"fmt"
 	"log/slog"
 	"net/http"
 	"os"
@@ -253,6 +254,13 @@ func (s *server) ready(ctx context.Context) error {
 	}
 	if _, err := s.CA.Changes().Seq(ctx); err != nil {
 		return err
+	}
+	behind, err := s.CA.ClockBehind(ctx)
+	if err != nil {
+		return err
+	}
+	if behind > ca.MaxClockLag {
+		return fmt.Errorf("clock_behind: the clock is %s behind the newest record: nothing is signed until it is right", behind.Round(time.Second))
 	}
 	return s.CA.KeysReady(ctx)
 }

@@ -66,6 +66,10 @@ func (r *stateReader) read(ctx context.Context) (telemetry.State, error) {
 		Keys:      map[string]bool{},
 		BridgeLag: map[string]time.Duration{},
 	}
+	var err error
+	if state.ClockBehind, err = s.CA.ClockBehind(ctx); err != nil {
+		return state, err
+	}
 	infos, err := s.CA.List(ctx)
 	if err != nil {
 		return state, err

@@ -147,6 +147,14 @@ func write(tx *database.Tx, records []record) error {
 	return nil
 }
 
+// AcceptTime sets back the time of the head to at, which an operator took for right; the entry that tells of it follows in the same transaction.
+func AcceptTime(tx *database.Tx, at time.Time) error {
+	if _, err := tx.Exec("UPDATE audit_head SET at = ? WHERE id = 1", at.UnixMilli()); err != nil {
+		return fmt.Errorf("audit head: %w", err)
+	}
+	return nil
+}
+
 // Newest returns the latest time that any entry has; the zero time when there is none.
 func Newest(ctx context.Context, db *database.DB) (time.Time, error) {
 	var at int64

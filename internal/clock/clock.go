@@ -13,6 +13,9 @@ import (
 	"time"
 )
 
+// steppedBack is more than a clock goes back by when it is merely adjusted.
+const steppedBack = time.Minute
+
 // Clock tells the time. The zero value is not usable; call System or Manual.Clock.
 // It is safe for concurrent use.
 type Clock struct {
@@ -32,13 +35,19 @@ func (c *Clock) Now() time.Time {
 }
 
 // SleepUntil returns nil once the clock has reached t, or ctx's error. It looks at the
-// clock at least once a minute, so a suspended machine or a stepped clock is noticed.
+// clock at least once a minute, so a suspended machine or a stepped clock is noticed. When the clock is set back
+// meanwhile it returns early: t was reckoned from a time that was wrong. Callers look what is due, and reckon anew.
 func (c *Clock) SleepUntil(ctx context.Context, t time.Time) error {
+	latest := c.Now()
 	for {
-		left := t.Sub(c.Now())
-		if left <= 0 {
+		now := c.Now()
+		if !t.After(now) || now.Before(latest.Add(-steppedBack)) {
 			return ctx.Err()
 		}
+		if now.After(latest) {
+			latest = now
+		}
+		left := t.Sub(now)
 		timer := time.NewTimer(min(left, c.poll))
 		select {
 		case <-ctx.Done():

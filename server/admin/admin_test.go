@@ -76,7 +76,7 @@ var rights = map[string][]string{
 	"GET /codes": readers, "POST /codes": operators, "DELETE /codes/{device}": operators,
 	"GET /certificates": readers, "GET /certificates/{serial}": readers, "POST /certificates/{serial}/revoke": operators, "POST /certificates/{serial}/unhold": operators,
 	"GET /admins": readers, "POST /admins": administrators, "DELETE /admins/{name}": administrators,
-	"GET /bridges": readers, "GET /audit/head": auditors, "POST /backup": administrators, "GET /audit/verify": auditors, "GET /audit/export": auditors,
+	"GET /bridges": readers, "GET /audit/head": auditors, "POST /backup": administrators, "POST /audit/accept-clock": administrators, "GET /audit/verify": auditors, "GET /audit/export": auditors,
 }
 
 func TestEveryOperationChecksTheRole(t *testing.T) {

@@ -31,7 +31,28 @@ func (a *API) registerAudit() {
 		}
 		return auditHead(head), err
 	})
+	handle(a, administrators, http.MethodPost, "/audit/accept-clock", "Take this machine's clock for right although records are of a later time; on this machine only", a.acceptClock)
 	stream(a, auditors, "/audit/export", "Export the audit log, one JSON object a line, the last of them its head", "application/x-ndjson", a.exportAudit)
+}
+
+// AcceptedClock says why the clock is right although there are records of a later time.
+type AcceptedClock struct {
+	Reason string `json:"reason" minLength:"1" maxLength:"1000" doc:"for the audit log"`
+}
+
+// ClockAccepted is what was found from a later time.
+type ClockAccepted struct {
+	Newest       time.Time `json:"newest" doc:"the newest time of an audit entry before"`
+	CRLs         int64     `json:"crls" doc:"CRLs withdrawn because they begin later than now"`
+	Certificates int64     `json:"certificates" doc:"certificates that begin later than now"`
+}
+
+func (a *API) acceptClock(ctx context.Context, c Caller, in *struct{ Body AcceptedClock }) (ClockAccepted, error) {
+	if !c.Local {
+		return ClockAccepted{}, newProblem(http.StatusForbidden, "local_only", "look at this machine's clock: run the command on it")
+	}
+	found, err := a.cfg.CA.AcceptClock(ctx, c.Actor, in.Body.Reason)
+	return ClockAccepted{Newest: found.Newest, CRLs: found.CRLs, Certificates: found.Certificates}, err
 }
 
 func auditHead(h audit.Head) AuditHead {

@@ -35,7 +35,7 @@ const (
 
 	// What the certificates are recorded under. No device can have this id, so that revoking a device never ends the server's certificate.
 	serverIdentity = "natal-est-server"
-	renewalRetry   = 10 * time.Minute
+	renewalRetry   = time.Minute
 )
 
 // ServerCertificate is the current certificate of the EST server. It is safe for concurrent use.
@@ -87,7 +87,7 @@ func (s *ServerCertificate) wait(ctx context.Context) bool {
 	look := time.NewTicker(followEvery)
 	defer look.Stop()
 	i, seen := s.instance, int64(0)
-	for i.Clock.Now().Before(renewAt(s.Leaf())) {
+	for !due(s.Leaf(), i.Clock.Now()) {
 		version, err := i.DB.Configuration(ctx)
 		if err == nil && version != seen {
 			if err = i.Complete(ctx); err == nil {
@@ -109,6 +109,11 @@ func (s *ServerCertificate) wait(ctx context.Context) bool {
 		}
 	}
 	return ctx.Err() == nil
+}
+
+// due: also when the certificate begins in the future, because the clock that it was made by has been set back since.
+func due(c *x509.Certificate, now time.Time) bool {
+	return !now.Before(renewAt(c)) || now.Before(c.NotBefore)
 }
 
 func renewAt(c *x509.Certificate) time.Time {
@@ -150,8 +155,8 @@ func (s *ServerCertificate) load(ctx context.Context) (*tls.Certificate, error) 
 		return nil, fmt.Errorf("it is %s", record.State)
 	case !slices.EqualFunc(chain[1:], above, (*x509.Certificate).Equal):
 		return nil, errNewChain
-	case !i.Clock.Now().Before(renewAt(leaf)):
-		return nil, errors.New("two thirds of its life are over")
+	case due(leaf, i.Clock.Now()):
+		return nil, errors.New("two thirds of its life are over, or it has not begun")
 	}
 	for _, name := range serverNames(ctx, i.Settings.Hosts) {
 		if leaf.VerifyHostname(name) != nil {

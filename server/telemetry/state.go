@@ -24,6 +24,7 @@ type State struct {
 	Codes                map[string]int       // enrollment codes by state
 	BridgeLag            map[string]time.Duration
 	OrdersRemaining      map[string]int
+	ClockBehind          time.Duration // the newest audit entry's time minus the clock's, not below 0
 }
 
 // CAState is a CA and its current CRL.
@@ -58,6 +59,7 @@ var (
 	descCodes       = desc("est_enrollment_codes", "Enrollment codes by state.", "state")
 	descBridgeLag   = desc("est_bridge_lag_seconds", "Seconds that a broker bridge is behind the trust set; 0 when it holds the current one.", "bridge")
 	descOrders      = desc("est_order_remaining", "Certificates left in a production order.", "order")
+	descClock       = desc("est_clock_behind_seconds", "Seconds that the clock is behind the newest audit entry; above 300 nothing is signed.")
 	descReadSuccess = desc("est_state_read_success", "1 when the gauges about stored things could be read, else 0 and they are absent.")
 )
 
@@ -79,7 +81,7 @@ type stateCollector struct {
 func (c *stateCollector) Describe(ch chan<- *prometheus.Desc) {
 	for _, d := range []*prometheus.Desc{
 		descCAExpiry, descKeystoreUp, descCAState, descUseExpiry, descCRLNumber, descCRLThis, descCRLNext, descCRLEntries,
-		descDevices, descExpiring, descCodes, descBridgeLag, descOrders, descReadSuccess,
+		descDevices, descExpiring, descCodes, descBridgeLag, descOrders, descClock, descReadSuccess,
 	} {
 		ch <- d
 	}
@@ -96,6 +98,7 @@ func (c *stateCollector) Collect(ch chan<- prometheus.Metric) {
 		return
 	}
 	gauge(ch, descReadSuccess, 1)
+	gauge(ch, descClock, state.ClockBehind.Seconds())
 	for _, ca := range state.CAs {
 		ca.collect(ch)
 	}

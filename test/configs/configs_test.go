@@ -10,9 +10,11 @@ import (
 	"strings"
 	"testing"
 
+	"filippo.io/age"
 	"go.yaml.in/yaml/v3"
 
 	"github.com/natal-pki/natal/test/e2e/harness"
+	"github.com/natal-pki/natal/test/testpki"
 )
 
 func sample(name string) string { return filepath.Join(harness.Root(), "configs", name) }
@@ -120,4 +122,54 @@ func TestSystemdUnitsAreValidAndHardened(t *testing.T) {
 			}
 		})
 	}
+}
+
+// The daily backup, as systemd would run it: its timer and unit are valid, and the command that stands in it makes a backup that can be read.
+func TestBackupUnit(t *testing.T) {
+	t.Parallel()
+	harness.RequirePrograms(t, "systemd-analyze")
+	analyze, dir := harness.Program(t, "systemd-analyze"), t.TempDir()
+	unit, err := os.ReadFile(sample("systemd/est-server-backup.service"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	timer, err := os.ReadFile(sample("systemd/est-server-backup.timer"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	server := harness.Binary(t, "est-server")
+	testpki.WriteFile(t, filepath.Join(dir, "est-server-backup.timer"), timer)
+	file := testpki.WriteFile(t, filepath.Join(dir, "est-server-backup.service"), unit)
+	for _, name := range []string{"est-server-backup.service", "est-server-backup.timer"} {
+		if r := harness.Run(t, analyze, "verify", "--man=no", filepath.Join(dir, name)); r.Code != 0 || r.Output() != "" {
+			t.Errorf("systemd-analyze verify %s: exit code %d\n%s", name, r.Code, r.Output())
+		}
+	}
+	r := harness.MustRun(t, analyze, "security", "--no-pager", "--offline=true", file)
+	if score := regexp.MustCompile(`exposure level for .*: ([0-9.]+) `).FindStringSubmatch(r.Output()); score == nil {
+		t.Errorf("no score in:\n%s", r.Output())
+	} else if got, _ := strconv.ParseFloat(score[1], 64); got > 1.5 {
+		t.Errorf("exposure %v, at most 1.5 is meant", got)
+	}
+
+	command := regexp.MustCompile(`(?m)^ExecStart=/bin/sh -c '(.*)'$`).FindSubmatch(unit)
+	if command == nil {
+		t.Fatal("no command in the unit")
+	}
+	identity, err := age.GenerateX25519Identity()
+	if err != nil {
+		t.Fatal(err)
+	}
+	recipients := testpki.WriteFile(t, filepath.Join(dir, "recipients"), []byte("# operations\n"+identity.Recipient().String()+"\n"))
+	key := testpki.WriteFile(t, filepath.Join(dir, "identity"), []byte(identity.String()+"\n"))
+	data, pass := filepath.Join(dir, "data"), testpki.WriteFile(t, filepath.Join(dir, "pass"), []byte("only for a test\n"))
+	harness.MustRun(t, server, "init", "--data", data, "--passphrase-file", pass, "--host", "127.0.0.1")
+	line := strings.NewReplacer("$$", "$", "%%", "%", "/usr/local/bin/est-server", server, "/var/backups/est-server", dir, "/var/lib/est-server", data,
+		"/etc/est-server/backup-recipients", recipients).Replace(string(command[1]))
+	harness.MustRun(t, "/bin/sh", "-c", line)
+	made, err := filepath.Glob(filepath.Join(dir, "20*Z.age"))
+	if err != nil || len(made) != 1 {
+		t.Fatalf("%v, %v", made, err)
+	}
+	harness.MustRun(t, server, "backup", made[0], "--verify", "--identity", key)
 }

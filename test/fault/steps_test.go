@@ -29,6 +29,7 @@ var elsewhere = map[string][]string{
 	},
 	"server/instance/epoch_test.go TestRememberedHeadIsNeverAhead":   {"instance.epoch"},
 	"server/instance/backup_test.go TestBackupAndRestoreAtEveryStep": {"instance.restate", "instance.snapshot", "instance.unpack", "instance.unpack_config"},
+	"ca/clock_accept_test.go TestAcceptClock":                        {"clock.accept"},
 	"test/fault/output_test.go TestBackupFile":                       {"backup.record", "server.backup"},
 	"server/instance/epoch_test.go TestCheckpointOnceADay":           {"instance.checkpoint"},
 	"server/instance/fault_test.go TestInitResumesAtEveryStep": {
