@@ -32,6 +32,7 @@ import (
 	"fmt"
 	"log/slog"
 	"sync"
+	"time"
 
 	"github.com/natal-pki/natal/ca/keystore"
 	"github.com/natal-pki/natal/ca/lint"
