@@ -57,6 +57,7 @@ demo: build
 .PHONY: bench
 bench: build
 	@NATAL_BIN=$(abspath $(BIN)) $(GO) run ./test/load $(ARGS)
+	@$(GO) test ./ca -run '^$$' -bench MillionRevoked -benchtime 5x
 
 ## openapi: write docs/openapi.json, the description of the administration API
 .PHONY: openapi

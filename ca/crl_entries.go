@@ -138,16 +138,16 @@ func (a *Authorities) readRevoked(ctx context.Context, au *authority, since int6
 		RevokedAt int64  `db:"revoked_at"`
 		NotAfter  int64  `db:"not_after"`
 	}
-	at, serial := int64(0), ""
+	serial := ""
 	for {
 		rows = rows[:0]
-		err := a.db.Select(ctx, &rows, "SELECT serial, reason, revoked_at, not_after FROM certificates WHERE issuer = ? AND revoked_at > 0 AND (revoked_at, serial) > (?, ?) ORDER BY revoked_at, serial LIMIT ?",
-			au.row.Name, at, serial, entriesAPage)
+		err := a.db.Select(ctx, &rows, "SELECT serial, reason, revoked_at, not_after FROM certificates WHERE issuer = ? AND revoked_at > 0 AND serial > ? ORDER BY serial LIMIT ?",
+			au.row.Name, serial, entriesAPage)
 		if err != nil {
 			return unavailable("list revoked certificates", err)
 		}
 		for _, r := range rows {
-			if at, serial = r.RevokedAt, r.Serial; r.NotAfter < since {
+			if serial = r.Serial; r.NotAfter < since {
 				continue
 			}
 			c, err := change(revocation{Serial: r.Serial, Reason: r.Reason, RevokedAt: r.RevokedAt, NotAfter: r.NotAfter})

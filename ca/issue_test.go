@@ -41,7 +41,7 @@ func request(authority, profile, device string, key crypto.PublicKey) ca.Request
 	return ca.Request{CA: authority, Profile: profile, Device: device, PublicKey: key, Label: "default", RequesterKind: "code", Requester: "x", Actor: "device:" + device}
 }
 
-func issue(t *testing.T, i *installation.Installation, authority, device string) ca.Certificate {
+func issue(t testing.TB, i *installation.Installation, authority, device string) ca.Certificate {
 	t.Helper()
 	c, err := i.CA.Issue(context.Background(), request(authority, "iot-device", device, installation.Key(t).Public()))
 	if err != nil {

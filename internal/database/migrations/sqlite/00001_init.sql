@@ -164,7 +164,8 @@ CREATE TABLE certificates (
 CREATE UNIQUE INDEX certificates_claim ON certificates (claim);
 CREATE INDEX certificates_device ON certificates (device, serial);
 CREATE INDEX certificates_renews ON certificates (renews) WHERE renews <> '';
-CREATE INDEX certificates_revoked ON certificates (issuer, revoked_at, serial, reason, not_after) WHERE revoked_at > 0;
+CREATE INDEX certificates_revoked ON certificates (issuer, revoked_at) WHERE revoked_at > 0;
+CREATE INDEX certificates_listed ON certificates (issuer, serial, revoked_at, reason, not_after) WHERE revoked_at > 0;
 CREATE INDEX certificates_spki ON certificates (spki_sha256);
 -- The next three serve listings; the first two hold what the gauges count by, so that counting reads no certificate. Nearly all keys that an
 -- enrollment adds to them are at their ends: keys all over an index would cost more the more certificates there are.
