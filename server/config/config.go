@@ -15,6 +15,7 @@ import (
 	"fmt"
 	"net"
 	"net/url"
+	"path/filepath"
 	"regexp"
 	"strconv"
 	"strings"
@@ -105,7 +106,7 @@ func (f File) Settings() (Settings, error) {
 		PassphraseFile:  f.PassphraseFile,
 		KeyStore:        f.KeyStore,
 		ReservedIDs:     c.ids("reserved_ids", f.ReservedIDs),
-		PublishDir:      f.PublishDir,
+		PublishDir:      c.directory("publish_dir", f.PublishDir),
 		CodeExpires:     c.duration("codes.expires", f.Codes.Expires, 30*Day, time.Minute, 365*Day),
 		Connections:     c.count("limits.connections", f.Limits.Connections, 4096, 16, 1_000_000),
 		LogLevel:        c.word("log.level", f.Log.Level, "info", "debug", "warn", "error"),
@@ -203,6 +204,14 @@ func (c *checker) ids(key string, values []string) []string {
 		}
 	}
 	return values
+}
+
+// directory accepts an absolute path: a relative one would depend on where the server was started.
+func (c *checker) directory(key, value string) string {
+	if value != "" && !filepath.IsAbs(value) {
+		c.add(key, fmt.Sprintf("%q is not an absolute path", value))
+	}
+	return value
 }
 
 func (c *checker) duration(key, value string, def, low, high time.Duration) time.Duration {
