@@ -103,6 +103,7 @@ func TestParseRefuses(t *testing.T) {
 		"few connections":      {"limits: {connections: 1}", "limits.connections"},
 		"log level":            {"log: {level: loud}", `log.level: "loud" is not one of info, debug, warn, error`},
 		"id":                   {"reserved_ids: ['a b']", "reserved_ids[0]"},
+		"relative directory":   {"publish_dir: mirror", "publish_dir"},
 	} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
