@@ -62,7 +62,10 @@ func (p *Publisher) Run(ctx context.Context) error {
 		wait := lookEvery
 		if err := p.Publish(ctx); err != nil && ctx.Err() == nil {
 			p.Log.Error("mirror not published", "dir", p.Dir, "error", err)
-			p.books, wait = nil, afterFailure // what is on disk is read anew
+			wait = afterFailure
+			if !errors.Is(err, errNotSigned) {
+				p.books = nil // what is on disk is read anew
+			}
 		}
 		select {
 		case <-ctx.Done():
@@ -242,6 +245,9 @@ func (b *book) add(records []byte, cursor ca.StatusCursor, now time.Time) error 
 	return nil
 }
 
+// errNotSigned: the clock or the key is not right now. What is written so far is.
+var errNotSigned = errors.New("the head is not signed")
+
 // sign writes the head. A CA that answers no more, or has no signer now, publishes none: its readers find the last one too old.
 func (p *Publisher) sign(ctx context.Context, name string, b *book, now time.Time) error {
 	next := b.head
@@ -258,7 +264,7 @@ func (p *Publisher) sign(ctx context.Context, name string, b *book, now time.Tim
 		return nil
 	}
 	if err != nil {
-		return fmt.Errorf("CA %s: %w", name, err)
+		return fmt.Errorf("CA %s: %w: %w", name, errNotSigned, err)
 	}
 	content, err := json.Marshal(signed)
 	if err != nil {
