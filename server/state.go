@@ -51,8 +51,15 @@ func newStateReader(s *server) *stateReader {
 	return &stateReader{server: s, revoked: s.Clock.Now()}
 }
 
-// begin makes the series of every label. It counts nothing: a server with many certificates must not be longer in starting for that.
+// begin makes the series of every label and CA. It counts nothing: a server with many certificates must not be longer in starting for that.
 func (r *stateReader) begin(ctx context.Context) error {
+	infos, err := r.server.CA.List(ctx)
+	if err != nil {
+		return err
+	}
+	for _, info := range infos {
+		r.server.ocsp.CA(info.Name)
+	}
 	return r.labels(ctx, &telemetry.State{Use: map[string]time.Time{}})
 }
 
