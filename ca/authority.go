@@ -4,9 +4,7 @@ package ca
 
 import (
 	"context"
-	"crypto"
 	"crypto/x509"
-	"crypto/x509/pkix"
 	"fmt"
 	"regexp"
 	"slices"
@@ -45,6 +43,7 @@ type CreateRequest struct {
 	External    bool   // another PKI signs it: it waits for Import
 	PublicURL   string // "http://pki.example.com:8080"
 	Years       int    // validity; 0: 10, or 20 for a root
+	Profile     string // of use ca; empty: pathlen 0 (a root has none), keyCertSign and cRLSign
 	Use         string // "" : bound by the first label
 	CRLValidity time.Duration
 	CRLInterval time.Duration
@@ -191,7 +190,14 @@ func (a *Authorities) Create(ctx context.Context, actor string, req CreateReques
 			return Info{}, err
 		}
 	}
+	prof, err := a.caProfile(ctx, req.Profile, req.Years)
+	if err != nil {
+		return Info{}, err
+	}
 	if err := req.complete(parent); err != nil {
+		return Info{}, err
+	}
+	if err := fits(prof, &req); err != nil {
 		return Info{}, err
 	}
 	subject, err := parseSubject(req.Subject)
@@ -231,7 +237,7 @@ func (a *Authorities) Create(ctx context.Context, actor string, req CreateReques
 	}
 	var certificates []*prepared
 	if !req.External {
-		p, err := a.prepareCA(au, subject, key.Public(), req.Years, parent == nil)
+		p, err := a.prepareCA(au, subject, key.Public(), req.Years, parent == nil, prof)
 		if err != nil {
 			return Info{}, err
 		}
@@ -288,43 +294,6 @@ func (a *Authorities) recordCA(ctx context.Context, actor string, row *authority
 		return nil
 	})
 	return passThrough("record CA", err)
-}
-
-// prepareCA encodes a CA certificate signed by au, or by itself for a root. A CA below a root issues leaves only (pathlen 0).
-func (a *Authorities) prepareCA(au *authority, subject pkix.Name, public crypto.PublicKey, years int, root bool) (*prepared, error) {
-	now := a.clock.Now()
-	serial, err := newSerial()
-	if err != nil {
-		return nil, unavailable("serial number", err)
-	}
-	template := &x509.Certificate{
-		SerialNumber: serial, Subject: subject, NotBefore: now.Add(-5 * time.Minute).Truncate(time.Second),
-		IsCA: true, BasicConstraintsValid: true, KeyUsage: x509.KeyUsageCertSign | x509.KeyUsageCRLSign,
-	}
-	template.NotAfter = template.NotBefore.AddDate(years, 0, 0).Add(-time.Second)
-	id, err := profile.KeyID(public)
-	if err != nil {
-		return nil, refuse(Invalid, "ca_key", "%v", err)
-	}
-	template.SubjectKeyId = id
-	parent := au.certificate
-	if root {
-		template.AuthorityKeyId = id
-		template.PublicKey = public
-		parent = template
-	} else {
-		template.MaxPathLenZero = true
-		if template.NotAfter.After(parent.NotAfter) {
-			template.NotAfter = parent.NotAfter
-		}
-		au.addAddresses(template)
-	}
-	p, err := a.encode(au, parent, template, public, now)
-	if err != nil {
-		return nil, err
-	}
-	p.row.Profile, p.row.RequesterKind = "ca", requesterAuthority
-	return p, nil
 }
 
 // activate stores the certificate of the CA name, in the transaction that stores the certificate itself. For a certificate that was signed for
@@ -393,8 +362,8 @@ func (a *Authorities) Offline(ctx context.Context, actor, name, out string) erro
 
 // BindUse fixes what a CA issues for, in the transaction of the label that binds it first.
 func (a *Authorities) BindUse(tx *database.Tx, name, use string) error {
-	if use == profile.UseOCSP {
-		return refuse(Invalid, "ca_use", "profiles for use %s are the server's own: no label has one", use)
+	if use == profile.UseOCSP || use == profile.UseCA {
+		return refuse(Invalid, "ca_use", "no label has a profile for use %s", use)
 	}
 	var row struct {
 		Use   string `db:"profile_use"`

@@ -5,6 +5,7 @@ package ca
 import (
 	"bytes"
 	"context"
+	"crypto"
 	"crypto/sha256"
 	"crypto/x509"
 	"encoding/hex"
@@ -56,6 +57,9 @@ type Certificate struct {
 	RevokedAt     time.Time // zero if not revoked
 	DER           []byte    // nil while intended
 }
+
+// IsCA tells whether it is the certificate of a CA.
+func (c Certificate) IsCA() bool { return c.RequesterKind == requesterAuthority }
 
 type certificateRow struct {
 	Serial        string `db:"serial"`
@@ -120,6 +124,12 @@ func ParseSerial(s string) (string, error) {
 func SPKISHA256(spki []byte) string {
 	sum := sha256.Sum256(spki)
 	return hex.EncodeToString(sum[:])
+}
+
+// keyHash is the SPKISHA256 of a public key.
+func keyHash(key crypto.PublicKey) (string, error) {
+	spki, err := x509.MarshalPKIXPublicKey(key)
+	return SPKISHA256(spki), err
 }
 
 // Certificate returns the record of a serial number in any form that ParseSerial reads.

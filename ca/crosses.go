@@ -9,6 +9,8 @@ import (
 	"slices"
 	"time"
 
+	"github.com/natal-pki/natal/ca/lint"
+	"github.com/natal-pki/natal/ca/profile"
 	"github.com/natal-pki/natal/internal/database"
 	"github.com/natal-pki/natal/internal/feedapi"
 )
@@ -59,7 +61,7 @@ func (a *Authorities) prepareCross(issuer *authority, subject *x509.Certificate,
 		template.NotAfter = issuer.certificate.NotAfter
 	}
 	issuer.addAddresses(template)
-	p, err := a.encode(issuer, issuer.certificate, template, subject.PublicKey, now)
+	p, err := a.encode(issuer, issuer.certificate, template, subject.PublicKey, now, lint.Context{Use: profile.UseCA, CRL: first(template.CRLDistributionPoints)})
 	if err != nil {
 		return nil, err
 	}

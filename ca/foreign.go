@@ -16,12 +16,22 @@ import (
 	"strings"
 
 	"github.com/natal-pki/natal/ca/keystore"
+	"github.com/natal-pki/natal/ca/lint"
 	"github.com/natal-pki/natal/ca/profile"
 	"github.com/natal-pki/natal/internal/database"
 )
 
 // Sign signs the CSR of a CA that lives elsewhere, for an installation with an offline root. It returns the certificate, PEM.
 func (a *Authorities) Sign(ctx context.Context, actor, name string, csrPEM []byte, years int) ([]byte, error) {
+	return a.SignBy(ctx, actor, name, csrPEM, years, "")
+}
+
+// SignBy is Sign by a profile of use ca, which says how long the certificate is valid; years is 0 then.
+func (a *Authorities) SignBy(ctx context.Context, actor, name string, csrPEM []byte, years int, profileName string) ([]byte, error) {
+	prof, err := a.caProfile(ctx, profileName, years)
+	if err != nil {
+		return nil, err
+	}
 	au, err := a.authority(ctx, name)
 	if err != nil {
 		return nil, err
@@ -45,7 +55,7 @@ func (a *Authorities) Sign(ctx context.Context, actor, name string, csrPEM []byt
 	if years < 1 || years > 40 {
 		return nil, refuse(Invalid, "ca_years", "a CA lives 1 to 40 years, not %d", years)
 	}
-	p, err := a.prepareCA(au, csr.Subject, csr.PublicKey, years, false)
+	p, err := a.prepareCA(au, csr.Subject, csr.PublicKey, years, false, prof)
 	if err != nil {
 		return nil, err
 	}
@@ -56,7 +66,12 @@ func (a *Authorities) Sign(ctx context.Context, actor, name string, csrPEM []byt
 	sum := sha256.Sum256(csr.Raw)
 	p.row.Requester = "csr:" + hex.EncodeToString(sum[:])
 	p.row.Claim = "serial/" + p.row.Serial
-	if err := a.db.Write(ctx, "ca.intend_signed", func(tx *database.Tx) error { return a.intend(tx, &p.row, actor) }); err != nil {
+	if err := a.db.Write(ctx, "ca.intend_signed", func(tx *database.Tx) error {
+		if err := checkKey(tx, &p.row, nil); err != nil {
+			return err
+		}
+		return a.intend(tx, &p.row, actor)
+	}); err != nil {
 		return nil, passThrough("record CA certificate", err)
 	}
 	certificate, err := a.complete(ctx, au, &p.row)
@@ -68,10 +83,11 @@ func (a *Authorities) Sign(ctx context.Context, actor, name string, csrPEM []byt
 
 // encodeAgain re-encodes p after its template changed.
 func (a *Authorities) encodeAgain(au *authority, p *prepared, public crypto.PublicKey) (*prepared, error) {
-	again, err := a.encode(au, au.certificate, p.template, public, a.clock.Now())
+	again, err := a.encode(au, au.certificate, p.template, public, a.clock.Now(), lint.Context{Use: profile.UseCA, CRL: first(p.template.CRLDistributionPoints)})
 	if err != nil {
 		return nil, err
 	}
+	again.row.ProfileHash = p.row.ProfileHash
 	again.row.Profile, again.row.RequesterKind = p.row.Profile, p.row.RequesterKind
 	return again, nil
 }

@@ -9,8 +9,10 @@ import (
 	"crypto/x509"
 	"encoding/hex"
 	"errors"
+	"math/big"
 	"time"
 
+	"github.com/natal-pki/natal/ca/lint"
 	"github.com/natal-pki/natal/ca/profile"
 	"github.com/natal-pki/natal/internal/audit"
 	"github.com/natal-pki/natal/internal/database"
@@ -23,6 +25,7 @@ type Request struct {
 	Profile       string
 	Label         string
 	Device        string                   // the authenticated identity: the certificate's name
+	Reserved      func(name string) bool   // tells whether a name that the request chose itself is somebody else's; nil: none is
 	Registered    []string                 // further names registered with it: "dns:...", "ip:..."
 	CSR           *x509.CertificateRequest // its signature has been checked; or nil and
 	PublicKey     crypto.PublicKey         // a key known otherwise
@@ -55,6 +58,7 @@ type prepared struct {
 	template *x509.Certificate
 	tbs      []byte
 	row      certificateRow
+	profile  *profile.Profile // nil for the certificate of a CA
 }
 
 // Issue makes the certificate that req asks for, or returns the one that was made for it before. Kinds of *Error: ProfileViolation,
@@ -93,6 +97,9 @@ func (a *Authorities) issueOnce(ctx context.Context, req Request) (Certificate, 
 			}
 		}
 		if err := stillIssues(tx, p.au, req.Upkeep); err != nil {
+			return err
+		}
+		if err := checkKey(tx, &p.row, p.profile); err != nil {
 			return err
 		}
 		return a.intend(tx, &p.row, req.Actor)
@@ -153,36 +160,22 @@ func passThrough(what string, err error) error {
 func (e *Error) Domain() {}
 
 func (a *Authorities) prepare(ctx context.Context, req Request) (*prepared, error) {
-	au, err := a.authority(ctx, req.CA)
+	au, prof, err := a.issuer(ctx, req)
 	if err != nil {
 		return nil, err
 	}
-	if !req.Upkeep {
-		au = a.inPlaceOf(au)
-	}
-	if err := au.mayIssue(); err != nil && !(req.Upkeep && au.inForce()) {
+	if err := mayIssueBy(au, prof, &req); err != nil {
 		return nil, err
 	}
-	prof, err := a.Profile(ctx, req.Profile)
-	if err != nil {
-		return nil, err
-	}
-	if prof.Use() == profile.UseOCSP { // speaks for its CA, whatever that issues for: the server itself asks for it, and nobody else
-		if req.RequesterKind != RequesterServer {
-			return nil, refuse(ProfileViolation, "issuer", "profile %s is for the server's own OCSP signers", prof.Name())
-		}
-	} else if use := au.row.Use; use != "" && use != prof.Use() {
-		return nil, refuse(ProfileViolation, "issuer", "CA %q issues for use %s, profile %s is for %s", au.row.Name, use, prof.Name(), prof.Use())
-	}
-	now := a.clock.Now()
 	serial, err := newSerial() // first, because it decides which CRL the certificate names
 	if err != nil {
 		return nil, unavailable("serial number", err)
 	}
-	template, _, err := prof.Build(profile.Input{
-		Device: req.Device, Registered: req.Registered, CSR: req.CSR, PublicKey: req.PublicKey,
-		Issuer: au.certificate, PublicURL: au.row.PublicURL, IssuerName: au.row.Name, CRLPath: au.crlPath(SerialHex(serial)), Now: now,
-	})
+	in, err := a.input(ctx, req, au, prof, serial)
+	if err != nil {
+		return nil, err
+	}
+	template, _, err := prof.Build(in)
 	if err != nil {
 		return nil, violation(err)
 	}
@@ -190,14 +183,11 @@ func (a *Authorities) prepare(ctx context.Context, req Request) (*prepared, erro
 	if err := au.mustName(template, prof.Use()); err != nil {
 		return nil, err
 	}
-	public := req.PublicKey
-	if req.CSR != nil {
-		public = req.CSR.PublicKey
-	}
-	p, err := a.encode(au, au.certificate, template, public, now)
+	p, err := a.encode(au, au.certificate, template, req.key(), in.Now, lint.Context{Use: prof.Use(), CRL: in.CRL(prof)})
 	if err != nil {
 		return nil, err
 	}
+	p.profile = prof
 	p.row.Device, p.row.Label, p.row.Profile, p.row.ProfileHash = req.Device, req.Label, prof.Name(), prof.Hash()
 	p.row.RequesterKind, p.row.Requester, p.row.Generation, p.row.Renews = req.RequesterKind, req.Requester, req.Generation, req.Renews
 	p.row.Claim = req.ClaimKey
@@ -210,6 +200,69 @@ func (a *Authorities) prepare(ctx context.Context, req Request) (*prepared, erro
 	return p, nil
 }
 
+func (req *Request) key() crypto.PublicKey {
+	if req.CSR != nil {
+		return req.CSR.PublicKey
+	}
+	return req.PublicKey
+}
+
+// issuer finds the CA and the profile of a request.
+func (a *Authorities) issuer(ctx context.Context, req Request) (*authority, *profile.Profile, error) {
+	au, err := a.authority(ctx, req.CA)
+	if err != nil {
+		return nil, nil, err
+	}
+	if !req.Upkeep {
+		au = a.inPlaceOf(au)
+	}
+	prof, err := a.Profile(ctx, req.Profile)
+	return au, prof, err
+}
+
+// mayIssueBy tells whether the CA may issue now, and by this profile.
+func mayIssueBy(au *authority, prof *profile.Profile, req *Request) error {
+	if err := au.mayIssue(); err != nil && !(req.Upkeep && au.inForce()) {
+		return err
+	}
+	use := au.row.Use
+	switch {
+	case prof.Use() == profile.UseOCSP: // speaks for its CA, whatever that issues for: the server itself asks for it, and nobody else
+		if req.RequesterKind != RequesterServer {
+			return refuse(ProfileViolation, "issuer", "profile %s is for the server's own OCSP signers", prof.Name())
+		}
+	case prof.Use() == profile.UseCA:
+		return refuse(ProfileViolation, "issuer", "profile %s is for the certificates of CAs", prof.Name())
+	case use != "" && use != prof.Use():
+		return refuse(ProfileViolation, "issuer", "CA %q issues for use %s, profile %s is for %s", au.row.Name, use, prof.Name(), prof.Use())
+	}
+	if !prof.IssuedBy(au.row.Name) {
+		return refuse(ProfileViolation, "issuer", "CA %q is none of the issuers of profile %s", au.row.Name, prof.Name())
+	}
+	return nil
+}
+
+// input is what the profile looks at.
+func (a *Authorities) input(ctx context.Context, req Request, au *authority, prof *profile.Profile, serial *big.Int) (profile.Input, error) {
+	in := profile.Input{
+		Device: req.Device, Registered: req.Registered, Reserved: req.Reserved, CSR: req.CSR, PublicKey: req.PublicKey,
+		Issuer: au.certificate, PublicURL: au.row.PublicURL, IssuerName: au.row.Name, CRLPath: au.crlPath(SerialHex(serial)), Now: a.clock.Now(),
+	}
+	var err error
+	if in.Signature, _, err = signatureAlgorithm(au.certificate.PublicKey); err != nil {
+		return in, &Error{Kind: Invalid, Rule: "signature", Detail: err.Error()}
+	}
+	if req.Renews != "" && prof.LimitsRenewal() {
+		var notAfter int64
+		err := a.db.Get(ctx, &notAfter, "SELECT not_after FROM certificates WHERE serial = ? AND device = ?", req.Renews, req.Device)
+		if err != nil && !isNoRows(err) {
+			return in, unavailable("read certificate", err)
+		}
+		in.Renewed = moment(notAfter)
+	}
+	return in, nil
+}
+
 func violation(err error) error {
 	var v *profile.Violation
 	if errors.As(err, &v) {
@@ -219,28 +272,28 @@ func violation(err error) error {
 }
 
 // encode encodes template, which has its serial number, and lints the result.
-func (a *Authorities) encode(au *authority, parent, template *x509.Certificate, public crypto.PublicKey, now time.Time) (*prepared, error) {
+func (a *Authorities) encode(au *authority, parent, template *x509.Certificate, public crypto.PublicKey, now time.Time, is lint.Context) (*prepared, error) {
 	issuerKey := parent.PublicKey
 	tbs, err := toBeSigned(template, parent, public, issuerKey)
 	if err != nil {
 		return nil, &Error{Kind: Invalid, Rule: "encoding", Detail: "the certificate cannot be encoded", Err: err}
 	}
-	if err := a.check(tbs, template, parent, now); err != nil {
+	if err := a.check(tbs, template, parent, now, is); err != nil {
 		return nil, err
 	}
-	spki, err := x509.MarshalPKIXPublicKey(public)
+	spki, err := keyHash(public)
 	if err != nil {
 		return nil, &Error{Kind: Invalid, Rule: "key_type", Detail: "the key cannot be encoded", Err: err}
 	}
 	sum := sha256.Sum256(tbs)
 	return &prepared{au: au, template: template, tbs: tbs, row: certificateRow{
-		Serial: SerialHex(template.SerialNumber), Issuer: au.row.Name, State: Intended, SPKISHA256: SPKISHA256(spki), TBS: tbs, TBSSHA256: hex.EncodeToString(sum[:]),
+		Serial: SerialHex(template.SerialNumber), Issuer: au.row.Name, State: Intended, SPKISHA256: spki, TBS: tbs, TBSSHA256: hex.EncodeToString(sum[:]),
 		NotBefore: template.NotBefore.UnixMilli(), NotAfter: template.NotAfter.UnixMilli(), CreatedAt: now.UnixMilli(),
 	}}, nil
 }
 
 // check is the last look before anything is recorded: the bounds that no profile can move (INV-16), and the lint, on the bytes that will be signed.
-func (a *Authorities) check(tbs []byte, template, parent *x509.Certificate, now time.Time) error {
+func (a *Authorities) check(tbs []byte, template, parent *x509.Certificate, now time.Time, is lint.Context) error {
 	if template.NotAfter.After(parent.NotAfter) || template.NotBefore.Before(now.Add(-2*time.Hour)) {
 		return refuse(ProfileViolation, "validity", "%s to %s is outside what the issuer may sign now", template.NotBefore.Format(time.RFC3339), template.NotAfter.Format(time.RFC3339))
 	}
@@ -248,7 +301,8 @@ func (a *Authorities) check(tbs []byte, template, parent *x509.Certificate, now 
 	if err != nil {
 		return &Error{Kind: Invalid, Rule: "encoding", Detail: "the certificate cannot be encoded", Err: err}
 	}
-	if err := a.linter.Certificate(der); err != nil {
+	is.Issuer = parent
+	if err := a.linter.Check(der, is); err != nil {
 		return &Error{Kind: ProfileViolation, Rule: "lint", Detail: err.Error()}
 	}
 	return nil
@@ -296,6 +350,10 @@ func (a *Authorities) complete(ctx context.Context, au *authority, r *certificat
 	if err != nil {
 		return Certificate{}, err
 	}
+	single, err := a.singleActive(ctx, r)
+	if err != nil {
+		return Certificate{}, err
+	}
 	var der []byte
 	err = fault.Step("ca.sign", func() (err error) {
 		der, err = sign(r.TBS, key)
@@ -306,7 +364,13 @@ func (a *Authorities) complete(ctx context.Context, au *authority, r *certificat
 	}
 	issuedAt := a.clock.Now().UnixMilli()
 	var stored certificateRow
+	var ended []string
 	err = a.db.Write(ctx, "ca.issued", func(tx *database.Tx) error {
+		if single {
+			if err := lockCertificates(tx, r); err != nil {
+				return err
+			}
+		}
 		rows, err := tx.Exec("UPDATE certificates SET state = 'issued', der = ?, tbs = NULL, issued_at = ? WHERE serial = ? AND issuer = ? AND state = 'intended'", der, issuedAt, r.Serial, r.Issuer)
 		if err != nil {
 			return err
@@ -330,12 +394,20 @@ func (a *Authorities) complete(ctx context.Context, au *authority, r *certificat
 			return err
 		}
 		sum := sha256.Sum256(der)
-		return a.append(tx, audit.Entry{Actor: "server", Action: "certificate_issued", Object: r.Serial, Detail: map[string]string{
+		if err := a.append(tx, audit.Entry{Actor: "server", Action: "certificate_issued", Object: r.Serial, Detail: map[string]string{
 			"issuer": r.Issuer, "device": r.Device, "sha256": hex.EncodeToString(sum[:]),
-		}})
+		}}); err != nil || !single {
+			return err
+		}
+		ended, err = a.endOthers(tx, moment(issuedAt), &stored)
+		return err
 	})
 	if err != nil {
 		return Certificate{}, unavailable("store certificate", err)
+	}
+	if len(ended) > 0 {
+		a.changes.Announce()
+		a.PublishAfterRevocation(ctx, ended...)
 	}
 	if stored.State != Issued {
 		return Certificate{}, refuse(Conflict, "certificate_state", "certificate %s is %s", stored.Serial, stored.State)

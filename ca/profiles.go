@@ -5,6 +5,8 @@ package ca
 import (
 	"context"
 	"fmt"
+	"regexp"
+	"time"
 
 	"github.com/natal-pki/natal/ca/profile"
 	"github.com/natal-pki/natal/internal/audit"
@@ -77,6 +79,67 @@ func (a *Authorities) AddProfile(ctx context.Context, actor string, source []byt
 	err = a.current(ctx)
 	return p, err
 }
+
+// ProfileVersion is one version of a profile. Old ones stay: certificates were made by them.
+type ProfileVersion struct {
+	*profile.Profile
+	Version int64
+	AddedAt time.Time
+}
+
+type profileRow struct {
+	Version   int64  `db:"version"`
+	YAML      string `db:"yaml"`
+	CreatedAt int64  `db:"created_at"`
+}
+
+func (r *profileRow) version() (ProfileVersion, error) {
+	p, err := profile.Parse([]byte(r.YAML))
+	if err != nil {
+		return ProfileVersion{}, fmt.Errorf("stored %w", err)
+	}
+	return ProfileVersion{p, r.Version, moment(r.CreatedAt)}, nil
+}
+
+// ProfileVersions lists all versions of a profile, the newest first.
+func (a *Authorities) ProfileVersions(ctx context.Context, name string) ([]ProfileVersion, error) {
+	var rows []profileRow
+	if err := a.db.Select(ctx, &rows, "SELECT version, yaml, created_at FROM profiles WHERE name = ? ORDER BY version DESC", name); err != nil {
+		return nil, unavailable("read profiles", err)
+	}
+	if len(rows) == 0 {
+		return nil, refuse(NotFound, "unknown_profile", "there is no certificate profile %q", name)
+	}
+	list := make([]ProfileVersion, len(rows))
+	for i := range rows {
+		var err error
+		if list[i], err = rows[i].version(); err != nil {
+			return nil, err
+		}
+	}
+	return list, nil
+}
+
+// ProfileVersion returns the newest version of a profile whose hash begins with hash; any version's hash does for "".
+func (a *Authorities) ProfileVersion(ctx context.Context, name, hash string) (ProfileVersion, error) {
+	if !hashForm.MatchString(hash) {
+		return ProfileVersion{}, refuse(Invalid, "profile_hash", "want the hash of a profile, or its beginning, in hex")
+	}
+	var r profileRow
+	err := a.db.Get(ctx, &r, "SELECT version, yaml, created_at FROM profiles WHERE name = ? AND hash LIKE ? ORDER BY version DESC LIMIT 1", name, hash+"%")
+	if isNoRows(err) && hash == "" {
+		return ProfileVersion{}, refuse(NotFound, "unknown_profile", "there is no certificate profile %q", name)
+	}
+	if isNoRows(err) {
+		return ProfileVersion{}, refuse(NotFound, "unknown_profile", "there is no version of certificate profile %q whose hash begins with %s", name, hash)
+	}
+	if err != nil {
+		return ProfileVersion{}, unavailable("read profiles", err)
+	}
+	return r.version()
+}
+
+var hashForm = regexp.MustCompile(`^[0-9a-f]{0,64}$`)
 
 func (a *Authorities) readProfiles(ctx context.Context) (map[string]*profile.Profile, error) {
 	var sources []string

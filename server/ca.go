@@ -40,6 +40,7 @@ type caCreate struct {
 	PublicURL string `help:"Beginning of the CRL and CA addresses in its certificates. Default: public_url of the configuration." name:"public-url" placeholder:"URL"`
 	Years     int    `help:"Validity. Default: 10, or 20 for a root."`
 	CRLShards int    `help:"How many CRLs its certificates are spread over, 1 to 256; fixed for ever. Default: 1, one CRL of all." name:"crl-shards" placeholder:"N"`
+	Profile   string `help:"Profile of use ca: how the certificate looks, and how long it is valid." placeholder:"NAME"`
 	Use       string `help:"Whom it issues to: broker (devices), management, birth. Default: what its first label says." placeholder:"USE"`
 }
 
@@ -57,7 +58,7 @@ func (c *caCreate) Run(a *app) error {
 	return a.with(func(api *api) error {
 		var out admin.CA
 		err := api.call(http.MethodPost, "/cas", admin.NewCA{
-			Name: c.Name, Subject: c.Subject, Key: spec, KeyURI: c.KeyURI, KeyExists: c.Existing, Parent: c.Parent, External: c.External, PublicURL: c.PublicURL, Years: c.Years, Use: c.Use, CRLShards: c.CRLShards,
+			Name: c.Name, Subject: c.Subject, Key: spec, KeyURI: c.KeyURI, KeyExists: c.Existing, Parent: c.Parent, External: c.External, PublicURL: c.PublicURL, Years: c.Years, Use: c.Use, CRLShards: c.CRLShards, Profile: c.Profile,
 		}, &out)
 		if err != nil {
 			return err
@@ -171,8 +172,10 @@ func (c *caImport) Run(a *app) error {
 type caSign struct {
 	Name  string `arg:"" help:"CA that signs."`
 	CSR   string `help:"Request, PEM." name:"csr" required:"" placeholder:"FILE"`
-	Years int    `help:"Validity in years." default:"10"`
+	Years int    `help:"Validity in years. Default: 10."`
 	Out   string `help:"File to write. Default: standard output." placeholder:"FILE"`
+
+	Profile string `help:"Profile of use ca: how the certificate looks, and how long it is valid." placeholder:"NAME"`
 }
 
 func (c *caSign) Run(a *app) error {
@@ -182,7 +185,7 @@ func (c *caSign) Run(a *app) error {
 	}
 	return a.with(func(api *api) error {
 		var out admin.PEM
-		if err := api.call(http.MethodPost, path("cas", c.Name, "sign"), admin.SignCA{CSR: string(csr), Years: c.Years}, &out); err != nil {
+		if err := api.call(http.MethodPost, path("cas", c.Name, "sign"), admin.SignCA{CSR: string(csr), Years: c.Years, Profile: c.Profile}, &out); err != nil {
 			return fmt.Errorf("%s: %w", c.CSR, err)
 		}
 		return a.write(c.Out, []byte(out.PEM), 0o644)

@@ -1,5 +1,5 @@
-// Package lint checks a certificate before the CA key signs it: zlint's rules of RFC 5280, RFC 5480 and RFC 8813, run
-// on exactly the bytes that will be signed.
+// Package lint checks a certificate before the CA key signs it: zlint's rules of RFC 5280, RFC 5480 and RFC 8813, and rules of our
+// own about what a certificate of this CA must be, run on exactly the bytes that will be signed.
 package lint
 
 import (
@@ -28,23 +28,38 @@ func New() (*Linter, error) {
 	return &Linter{rules: rules}, nil
 }
 
-// Certificate lints a DER certificate, whose signature may be a stand-in, and returns an error that names every broken rule
+// Check lints a DER certificate, whose signature may be a stand-in, by all rules, and returns an error that names every broken one
 // of error level.
-func (l *Linter) Certificate(der []byte) error {
-	certificate, err := zx509.ParseCertificate(der)
+func (l *Linter) Check(der []byte, is Context) error {
+	own, err := ours(der, is)
 	if err != nil {
 		return fmt.Errorf("lint: %w", err)
 	}
+	theirs, err := l.standard(der)
+	if err != nil {
+		return fmt.Errorf("lint: %w", err)
+	}
+	if broken := append(own, theirs...); len(broken) > 0 {
+		return fmt.Errorf("lint: %s", strings.Join(broken, ", "))
+	}
+	return nil
+}
+
+// standard are the broken rules of zlint.
+func (l *Linter) standard(der []byte) (broken []string, err error) {
+	certificate, err := zx509.ParseCertificate(der)
+	if err != nil {
+		return nil, err
+	}
 	results := zlint.LintCertificateEx(certificate, l.rules)
 	if !results.ErrorsPresent && !results.FatalsPresent {
-		return nil
+		return nil, nil
 	}
-	var broken []string
 	for name, result := range results.Results {
 		if result.Status >= lint.Error {
 			broken = append(broken, name)
 		}
 	}
 	slices.Sort(broken)
-	return fmt.Errorf("lint: %s", strings.Join(broken, ", "))
+	return broken, nil
 }

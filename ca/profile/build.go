@@ -34,6 +34,18 @@ type Input struct {
 	Now        time.Time
 }
 
+// CRL is the address of the CRL that a certificate of p carries, or "".
+func (in Input) CRL(p *Profile) string {
+	if in.PublicURL == "" || !p.Distribution() {
+		return ""
+	}
+	path := in.CRLPath
+	if path == "" {
+		path = url.PathEscape(in.IssuerName) + ".crl"
+	}
+	return in.PublicURL + "/crl/" + path
+}
+
 // Finding is one rule and whether the request keeps it.
 type Finding struct {
 	Rule   string `json:"rule"` // stable word: also the reason in answers, logs, metrics and audit
@@ -214,11 +226,7 @@ func (b *builder) addresses() {
 	for _, kind := range b.file.Addresses {
 		switch kind {
 		case "crl":
-			path := b.in.CRLPath
-			if path == "" {
-				path = name + ".crl"
-			}
-			b.template.CRLDistributionPoints = []string{b.in.PublicURL + "/crl/" + path}
+			b.template.CRLDistributionPoints = []string{b.in.CRL(b.Profile)}
 		case "issuer":
 			b.template.IssuingCertificateURL = []string{b.in.PublicURL + "/ca/" + name + ".der"}
 		case "ocsp":

@@ -54,6 +54,12 @@ func public(t testing.TB, spec string) crypto.PublicKey {
 		return rsaOf(3072, 65537)
 	case "rsa:4096":
 		return rsaOf(4096, 65537)
+	case "rsa:2560":
+		return rsaOf(2560, 65537)
+	case "rsa:6144":
+		return rsaOf(6144, 65537)
+	case "rsa:8192":
+		return rsaOf(8192, 65537)
 	case "rsa e=1":
 		return rsaOf(2048, 1)
 	case "rsa e=2":

@@ -68,7 +68,7 @@ var rights = map[string][]string{
 	"POST /cas/{name}/rollover": administrators, "POST /cas/{name}/activate": administrators, "POST /cas/{name}/retire": administrators, "POST /cas/{name}/revoke": administrators,
 	"GET /crls": readers, "GET /crls/{name}": readers, "POST /crls/{name}": operators, "PUT /crls/{name}/schedule": administrators,
 	"GET /labels": readers, "POST /labels": administrators, "GET /labels/{name}": readers, "PATCH /labels/{name}": administrators, "DELETE /labels/{name}": administrators,
-	"GET /profiles": readers, "POST /profiles": administrators, "GET /profiles/{name}": readers, "POST /profiles/{name}/explain": readers,
+	"GET /profiles": readers, "POST /profiles": administrators, "GET /profiles/{name}": readers, "GET /profiles/{name}/versions": readers, "POST /profiles/{name}/explain": readers,
 	"GET /birth-cas": readers, "POST /birth-cas": administrators, "DELETE /birth-cas/{label}/{fingerprint}": administrators,
 	"GET /devices": readers, "POST /devices": operators, "GET /devices/{id}": readers, "DELETE /devices/{id}": operators,
 	"POST /devices/{id}/revoke": operators, "POST /devices/{id}/suspend": operators, "POST /devices/{id}/resume": operators, "POST /devices/{id}/reissue": operators,

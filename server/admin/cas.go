@@ -62,7 +62,7 @@ func (a *API) registerCAs() {
 		Named
 		Body SignCA
 	}) (PEM, error) {
-		cert, err := a.cfg.CA.Sign(ctx, c.Actor, in.Name, []byte(in.Body.CSR), in.Body.Years)
+		cert, err := a.cfg.CA.SignBy(ctx, c.Actor, in.Name, []byte(in.Body.CSR), in.Body.Years, in.Body.Profile)
 		return PEM{PEM: string(cert)}, err
 	})
 	handle(a, administrators, http.MethodPost, "/cas/{name}/sign-ocsp", "Sign the request of an OCSP signer that lives elsewhere", func(ctx context.Context, c Caller, in *struct {
@@ -98,7 +98,7 @@ func (a *API) createCA(ctx context.Context, c Caller, in NewCA) (CA, error) {
 	}
 	req := ca.CreateRequest{
 		Name: in.Name, Subject: in.Subject, Key: in.Key, KeyURI: in.KeyURI, KeyExists: in.KeyExists, Parent: in.Parent, External: in.External,
-		PublicURL: in.PublicURL, Years: in.Years, Use: in.Use, Shards: in.CRLShards,
+		PublicURL: in.PublicURL, Years: in.Years, Use: in.Use, Shards: in.CRLShards, Profile: in.Profile,
 	}
 	if req.PublicURL == "" {
 		req.PublicURL = a.cfg.PublicURL

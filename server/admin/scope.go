@@ -19,9 +19,6 @@ import (
 // deviceUses are the uses of the CAs that are within an operator's reach.
 var deviceUses = []string{profile.UseBroker, profile.UseBirth}
 
-// caProfile is what the certificates of CAs are recorded under.
-const caProfile = "ca"
-
 func outOfScope(c Caller, format string, args ...any) *Problem {
 	detail := fmt.Sprintf("%s: role %q acts on what is for devices only (CA use %s); this takes an administrator",
 		fmt.Sprintf(format, args...), c.Role, strings.Join(deviceUses, " or "))
@@ -133,5 +130,5 @@ func (a *API) mayUseCertificate(ctx context.Context, c Caller, serial string) er
 
 func isCA(c ca.Certificate) bool {
 	parsed, err := x509.ParseCertificate(c.DER)
-	return c.Profile == caProfile || (err == nil && parsed.IsCA)
+	return c.IsCA() || (err == nil && parsed.IsCA)
 }

@@ -74,6 +74,8 @@ type NewCA struct {
 	Years     int    `json:"years,omitempty" minimum:"0" maximum:"40" doc:"default 10"`
 	CRLShards int    `json:"crl_shards,omitempty" minimum:"0" maximum:"256" doc:"how many CRLs its certificates are spread over; fixed for ever. Default 1"`
 	Use       string `json:"use,omitempty" doc:"broker, management or birth; default: what the first label that names it says"`
+
+	Profile string `json:"profile,omitempty" doc:"of use ca: what the certificate looks like; it says the validity, too"`
 }
 
 // PEM carries one PEM document.
@@ -91,6 +93,8 @@ type ImportCA struct {
 type SignCA struct {
 	CSR   string `json:"csr" doc:"PEM"`
 	Years int    `json:"years,omitempty" minimum:"0" maximum:"40" doc:"default 10"`
+
+	Profile string `json:"profile,omitempty" doc:"of use ca: what the certificate looks like; it says the validity, too"`
 }
 
 // RolloverCA describes the successor of a CA; what is absent is as in the old one.
@@ -145,16 +149,20 @@ type LabelChange struct {
 
 // Profile is a certificate profile.
 type Profile struct {
-	Name string   `json:"name"`
-	Use  string   `json:"use"`
-	Keys []string `json:"keys"`
-	Hash string   `json:"hash"`
-	YAML string   `json:"yaml,omitempty"`
+	Name    string    `json:"name"`
+	Use     string    `json:"use"`
+	Keys    []string  `json:"keys"`
+	Version int64     `json:"version" doc:"counts the changes of the profile of this name"`
+	Hash    string    `json:"hash" doc:"SHA-256 of the file, hex: the profile_hash of the certificates made by it"`
+	AddedAt time.Time `json:"added_at"`
+	YAML    string    `json:"yaml,omitempty"`
 }
 
 // Explanation is what a profile says to a CSR.
 type Explanation struct {
 	Profile  string    `json:"profile"`
+	Version  string    `json:"profile_hash" doc:"the version that was asked"`
+	CA       string    `json:"ca"`
 	OK       bool      `json:"ok"`
 	Findings []Finding `json:"findings"`
 }

@@ -107,6 +107,7 @@ func TestFront(t *testing.T) {
 		{"WrongCodesAreThrottled", wrongCodesAreThrottled},
 		{"OneRecordPerRequest", oneRecordPerRequest},
 		{"RefusalIsAudited", refusalIsAudited},
+		{"ExplainAgrees", explainAgrees},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
 			t.Parallel()

@@ -117,7 +117,8 @@ func open(ctx context.Context, o Options, settings config.Settings, passphrase, 
 	if err != nil {
 		return nil, errors.Join(err, db.Close())
 	}
-	i.Book, err = registration.Open(ctx, registration.Config{DB: db, Clock: o.Clock, CA: i.CA, CodeKey: codeKey, CodeLife: settings.CodeExpires, Reserved: settings.ReservedIDs, Log: o.Log})
+	i.Book, err = registration.Open(ctx, registration.Config{DB: db, Clock: o.Clock, CA: i.CA, CodeKey: codeKey, CodeLife: settings.CodeExpires, Reserved: settings.ReservedIDs, Log: o.Log,
+		ServerNames: func(ctx context.Context) []string { return serverNames(ctx, settings.Hosts) }})
 	if err != nil {
 		return nil, errors.Join(err, db.Close())
 	}

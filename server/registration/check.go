@@ -31,6 +31,7 @@ type Requester struct {
 	BirthCAKey  string          // KindBirth: SHA-256 of the issuing birth CA's public key, hex
 	BirthSerial string          // KindBirth: serial number of the birth certificate, hex
 	Certificate *ca.Certificate // KindOperational and KindBridge
+	Repeat      bool            // KindOperational: its renewal ended it (profile key single_active); it gets that renewal's certificate again, and nothing else
 }
 
 // CheckCode checks an enrollment code. Every failure is NotAuthenticated and takes the same path: the wire does not tell an unknown device
@@ -89,16 +90,20 @@ func (b *Book) CheckOperational(ctx context.Context, l Label, certificate *x509.
 		return Requester{}, notAuthenticated("certificate: %w", &ca.Error{Kind: ca.NotFound, Rule: "birth_certificate", Detail: "a birth certificate"})
 	}
 	now := b.clock.Now()
+	repeat := record.State == ca.Revoked && record.Reason == "superseded" && !record.RenewedAt.IsZero() && now.Sub(record.RevokedAt) <= RedeliveryWindow
 	switch {
 	case b.ca.Ended(record.Issuer):
 		return Requester{}, notAuthenticated("certificate %s of %s: its CA %s is revoked", record.Serial, record.Device, record.Issuer)
-	case record.State != ca.Issued:
+	case record.State != ca.Issued && !repeat:
 		return Requester{}, notAuthenticated("certificate %s of %s is %s (%s)", record.Serial, record.Device, record.State, record.Reason)
 	case now.Before(record.NotBefore) || now.After(record.NotAfter):
 		return Requester{}, notAuthenticated("certificate %s of %s is valid from %v to %v", record.Serial, record.Device, record.NotBefore, record.NotAfter)
 	}
-	r := Requester{Kind: KindOperational, Device: record.Device, Label: l.Name, Certificate: &record}
+	r := Requester{Kind: KindOperational, Device: record.Device, Label: l.Name, Certificate: &record, Repeat: repeat}
 	if record.Label != l.Name {
+		if repeat {
+			return Requester{}, notAuthenticated("certificate %s of %s is superseded", record.Serial, record.Device)
+		}
 		if !slices.Contains(l.Auth, AuthBridge) || record.Profile != profileBridge {
 			return Requester{}, notAuthenticated("certificate %s of %s is of label %s, not %s", record.Serial, record.Device, record.Label, l.Name)
 		}

@@ -6,6 +6,7 @@ package registration
 import (
 	"context"
 	"crypto/x509"
+	"net/url"
 	"slices"
 	"strconv"
 	"time"
@@ -20,13 +21,18 @@ import (
 //
 // Kinds: NotAuthenticated (the right is used up), NotAuthorized (another identity; superseded), and those of ca.Issue.
 func (b *Book) Enroll(ctx context.Context, r Requester, l Label, csr *x509.CertificateRequest, renew bool) (ca.Certificate, error) {
-	if err := checkIdentity(r, csr, renew); err != nil {
+	if err := CheckIdentity(r.Device, csr); err != nil {
 		return ca.Certificate{}, err
+	}
+	if renew {
+		if err := checkRenewed(r, csr); err != nil {
+			return ca.Certificate{}, err
+		}
 	}
 	claim := &claim{book: b, requester: r, label: l, spki: ca.SPKISHA256(csr.RawSubjectPublicKeyInfo)}
 	request := ca.Request{
 		CA: l.CA, Profile: l.Profile, Label: l.Name, Device: r.Device, CSR: csr,
-		RequesterKind: r.Kind, Actor: "device:" + r.Device, Claim: claim.take,
+		RequesterKind: r.Kind, Actor: "device:" + r.Device, Claim: claim.take, Reserved: b.Reserved(ctx, r.Device),
 	}
 	e, err := b.Device(ctx, r.Device)
 	if err != nil && !isKind(err, NotFound) {
@@ -61,31 +67,34 @@ func (b *Book) Enroll(ctx context.Context, r Requester, l Label, csr *x509.Certi
 	return certificate, err
 }
 
-// checkIdentity refuses a request that names somebody else. What else the request may contain is the profile's affair.
-func checkIdentity(r Requester, csr *x509.CertificateRequest, renew bool) error {
-	names := 0
+// CheckIdentity refuses a request that names somebody else. What else the request may contain is the profile's affair.
+func CheckIdentity(device string, csr *x509.CertificateRequest) error {
 	for _, attribute := range csr.Subject.Names {
-		if attribute.Type.String() != "2.5.4.3" {
-			continue
-		}
-		names++
-		if value, _ := attribute.Value.(string); value != r.Device {
+		if value, _ := attribute.Value.(string); attribute.Type.String() == "2.5.4.3" && value != device {
 			return refuse(NotAuthorized, "identity_differs", "the request names another identity than the authenticated one")
 		}
 	}
-	if !renew {
-		return nil
-	}
-	// "the Subject field and SubjectAltName extension MUST be identical to the corresponding fields in the certificate being renewed"
-	// (RFC 7030 section 4.2.2)
-	if names != 1 {
+	return nil
+}
+
+// checkRenewed: "the Subject field and SubjectAltName extension MUST be identical to the corresponding fields in the certificate being renewed"
+// (RFC 7030 section 4.2.2).
+func checkRenewed(r Requester, csr *x509.CertificateRequest) error {
+	if csr.Subject.CommonName != r.Device {
 		return refuse(NotAuthorized, "identity_differs", "the request's subject is not that of the certificate being renewed")
 	}
 	old, err := x509.ParseCertificate(r.Certificate.DER)
 	if err != nil {
 		return storage("read certificate", err)
 	}
-	if !sameNames(old.DNSNames, csr.DNSNames) || len(old.IPAddresses) != len(csr.IPAddresses) || len(csr.EmailAddresses)+len(csr.URIs) > 0 {
+	texts := func(list []*url.URL) []string {
+		var all []string
+		for _, u := range list {
+			all = append(all, u.String())
+		}
+		return all
+	}
+	if !sameNames(old.DNSNames, csr.DNSNames) || len(old.IPAddresses) != len(csr.IPAddresses) || !sameNames(old.EmailAddresses, csr.EmailAddresses) || !sameNames(texts(old.URIs), texts(csr.URIs)) {
 		return refuse(NotAuthorized, "identity_differs", "the request's subject alternative name is not that of the certificate being renewed")
 	}
 	for i := range old.IPAddresses {
@@ -128,6 +137,9 @@ func (c *claim) take(tx *database.Tx, now time.Time, intended ca.ID) (*ca.ID, er
 	if existing, err := c.existing(tx, now); existing != nil || err != nil {
 		return existing, err
 	}
+	if c.requester.Repeat {
+		return nil, notAuthenticated("certificate %s of %s is superseded and serves for the repeat of its renewal only", c.requesterName, c.requester.Device)
+	}
 	switch c.requester.Kind {
 	case KindCode:
 		return nil, c.useCode(tx, now, intended)
@@ -151,13 +163,13 @@ func (c *claim) existing(tx *database.Tx, now time.Time) (*ca.ID, error) {
 		return nil, notAuthenticated("%s %s of %s was used for another key (certificate %s)", c.requester.Kind, c.requesterName, c.requester.Device, found.Serial)
 	case found.State != ca.Issued && found.State != ca.Intended:
 		return nil, notAuthenticated("%s %s of %s was used for certificate %s, which is %s", c.requester.Kind, c.requesterName, c.requester.Device, found.Serial, found.State)
-	case c.requester.Kind != KindOperational && now.Sub(found.CreatedAt) > RedeliveryWindow:
+	case (c.requester.Kind != KindOperational || c.requester.Repeat) && now.Sub(found.CreatedAt) > RedeliveryWindow:
 		return nil, notAuthenticated("%s %s of %s was used for certificate %s at %v", c.requester.Kind, c.requesterName, c.requester.Device, found.Serial, found.CreatedAt)
 	}
 	if e := c.entity; !e.counts(found.Generation) {
 		return nil, notAuthenticated("end entity %s is %s", c.requester.Device, e.describe())
 	}
-	if c.requester.Kind == KindOperational {
+	if c.requester.Kind == KindOperational && !c.requester.Repeat {
 		if err := c.mayRenew(tx, now); err != nil {
 			return nil, err
 		}

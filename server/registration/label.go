@@ -161,6 +161,9 @@ func (b *Book) putLabel(ctx context.Context, actor, action string, l Label, add 
 		if err := b.ca.BindUse(tx, l.CA, p.Use()); err != nil {
 			return err
 		}
+		if first := slices.Contains(l.Auth, AuthCode) || slices.Contains(l.Auth, AuthBirth); first && !p.ClientAuth() {
+			return refuse(Invalid, "label_client_auth", "profile %s is without clientAuth: a device could enroll with it once and never renew", l.Profile)
+		}
 		if err := b.keepUse(tx, l.Name, p.Use(), add); err != nil {
 			return err
 		}

@@ -43,6 +43,8 @@ type Config struct {
 	CodeLife time.Duration // how long a code waits for its device unless said otherwise; 0: DefaultCodeLife
 	Reserved []string      // ids that no end entity may have, beside those that begin with "natal-"
 	Log      *slog.Logger
+
+	ServerNames func(ctx context.Context) []string // what the EST server is called; nil: nothing
 }
 
 // Book is the registration authority's book. It is safe for concurrent use.
@@ -55,6 +57,8 @@ type Book struct {
 	codeLife time.Duration
 	reserved map[string]bool
 	log      *slog.Logger
+
+	serverNames func(ctx context.Context) []string
 
 	mu     sync.RWMutex
 	cached *configuration
@@ -79,7 +83,7 @@ func Open(ctx context.Context, config Config) (*Book, error) {
 	}
 	b := &Book{
 		db: config.DB, clock: config.Clock, ca: config.CA, changes: config.CA.Changes(), codeKey: config.CodeKey,
-		codeLife: config.CodeLife, reserved: map[string]bool{}, log: config.Log,
+		codeLife: config.CodeLife, reserved: map[string]bool{}, log: config.Log, serverNames: config.ServerNames,
 	}
 	if b.codeLife == 0 {
 		b.codeLife = DefaultCodeLife
