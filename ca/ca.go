@@ -19,6 +19,8 @@
 //	retire.go                 the end of a CA
 //	info.go                   what others see
 //	issue.go sign.go          certificates: TBS bytes and signature
+//	reuse.go single.go        one key, one device; one certificate at a time
+//	explain.go shape.go       what would become of a request; what CA certificates look like
 //	certificate.go            the records
 //	revoke.go revocations.go  revocation, and its log
 //	crl.go schedule.go        CRLs
