@@ -39,7 +39,8 @@ func TestMigrationsSayTheSame(t *testing.T) {
 		a, b := strings.Split(string(sqlite), "\n"), strings.Split(string(postgres), "\n")
 		for n := range min(len(a), len(b)) {
 			want := strings.Join(strings.Fields(regexp.MustCompile(`\bBLOB\b`).ReplaceAllString(a[n], "BYTEA")), " ")
-			if got := strings.Join(strings.Fields(b[n]), " "); got != want {
+			// SQLite compares text byte by byte anyway; PostgreSQL has to be told.
+			if got := strings.Join(strings.Fields(strings.ReplaceAll(b[n], ` COLLATE "C"`, "")), " "); got != want {
 				t.Errorf("%s:%d: SQLite has %q, PostgreSQL %q", filepath.Base(file), n+1, want, got)
 			}
 		}
