@@ -192,7 +192,7 @@ func withID(raw string) string {
 func Sibling(uri, name string) (string, error) {
 	scheme, _, ok := strings.Cut(uri, ":")
 	if !ok {
-		return "", fmt.Errorf("key %q: want SCHEME:...", uri)
+		return "", fmt.Errorf("key %q: want SCHEME:NAME", uri)
 	}
 	switch scheme {
 	case "pkcs11":

@@ -36,7 +36,6 @@ func (a *API) registerBundles() {
 		if err != nil {
 			return Bundle{}, err
 		}
-		defer bundle.Wipe()
 		return a.showBundle(ctx, bundle)
 	})
 }

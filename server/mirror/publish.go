@@ -41,10 +41,9 @@ type Publisher struct {
 	Clock *clock.Clock
 	Log   *slog.Logger
 
-	books   map[string]*book
-	read    ca.StatusCursor // of the audit log
-	refresh bool            // certificates and CRLs have to be looked at
-	crls    map[string]string
+	books map[string]*book
+	read  ca.StatusCursor // of the audit log
+	crls  map[string]string
 }
 
 // book is what is published of one CA.

@@ -12,7 +12,6 @@ import (
 	"crypto/rand"
 	"crypto/rsa"
 	"fmt"
-	"math/big"
 	"slices"
 	"strconv"
 	"strings"
@@ -32,25 +31,8 @@ type Bundle struct {
 	Key         crypto.Signer
 }
 
-// Wipe overwrites the key, as far as the language lets it.
-func (b *Bundle) Wipe() {
-	zero := func(numbers ...*big.Int) {
-		for _, n := range numbers {
-			clear(n.Bits())
-		}
-	}
-	switch key := b.Key.(type) {
-	case *ecdsa.PrivateKey:
-		zero(key.D)
-	case *rsa.PrivateKey:
-		zero(append([]*big.Int{key.D, key.Precomputed.Dp, key.Precomputed.Dq, key.Precomputed.Qinv}, key.Primes...)...)
-	case ed25519.PrivateKey:
-		clear(key)
-	}
-}
-
 // IssueBundle makes a key of the kind keySpec ("": the first one of the label's profile) and its certificate for a device that has not enrolled; one
-// that does not exist is added. label "" is the device's own, or the default one. It succeeds once in a device's life; the caller wipes the result.
+// that does not exist is added. label "" is the device's own, or the default one. It succeeds once in a device's life; the key is nowhere but in the result.
 //
 // Kinds: Conflict (the device has enrolled, or its bundle was delivered), NotFound, Invalid, and those of ca.Issue.
 func (b *Book) IssueBundle(ctx context.Context, actor, id, label, keySpec string) (Bundle, error) {
@@ -87,7 +69,6 @@ func (b *Book) IssueBundle(ctx context.Context, actor, id, label, keySpec string
 		b.changes.Announce()
 	}
 	if err != nil {
-		bundle.Wipe()
 		return Bundle{}, err
 	}
 	return bundle, nil
