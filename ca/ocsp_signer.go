@@ -12,7 +12,9 @@ import (
 	"crypto/x509"
 	"errors"
 	"fmt"
+	"maps"
 	"slices"
+	"strconv"
 	"strings"
 	"sync"
 	"time"
@@ -24,7 +26,7 @@ import (
 const (
 	// OCSPProfile is the profile of the signers' certificates.
 	OCSPProfile = "ocsp-signer"
-	signerKey   = "ec:P-256"
+	signerSpec  = "ec:P-256"
 	signerLook  = time.Second // how often a new CA is looked for
 	signerCheck = time.Minute // how often a signer is compared with its record
 )
@@ -102,7 +104,7 @@ func (a *Authorities) lookAfter(ctx context.Context, au *authority) error {
 	if !due {
 		return nil
 	}
-	signer, key, err := a.findSigner(ctx, au, key)
+	signer, key, err := a.findSigner(ctx, au, desk, key)
 	desk.mu.Lock()
 	defer desk.mu.Unlock()
 	desk.key, desk.next = key, now.Add(signerCheck)
@@ -117,37 +119,26 @@ func (a *Authorities) lookAfter(ctx context.Context, au *authority) error {
 
 // findSigner returns the signer to use from now on. With an error there may be one too: it goes on until it is renewed. Without either, the CA's key is
 // away and there is nothing left to answer with.
-func (a *Authorities) findSigner(ctx context.Context, au *authority, key crypto.Signer) (*ocsp.Signer, crypto.Signer, error) {
-	uri, err := keystore.Sibling(au.row.KeyURI, ocspPrefix+au.row.Name)
-	if err != nil {
-		return nil, nil, err
-	}
+func (a *Authorities) findSigner(ctx context.Context, au *authority, desk *ocspDesk, key crypto.Signer) (_ *ocsp.Signer, _ crypto.Signer, err error) {
 	online := a.store.Exists(au.row.KeyURI)
+	var found *Certificate
+	if key != nil {
+		if found, err = a.signerRecord(ctx, au, key); err != nil {
+			return nil, key, err
+		}
+		if found.ended() {
+			desk.forget(desk.current()) // whether or not there is another one to follow it
+			key = nil
+		}
+	}
 	if key == nil {
-		key, err = a.store.Open(uri)
-		if errors.Is(err, keystore.ErrNotHere) {
-			if !online {
-				return nil, nil, nil
-			}
-			key, _, err = a.store.Create(uri, signerKey)
-		}
-		if err != nil {
+		if key, found, err = a.signerKey(ctx, au, online); key == nil {
 			return nil, nil, err
 		}
-	}
-	found, err := a.signerRecord(ctx, au, key)
-	if err != nil {
-		return nil, key, err
-	}
-	if found != nil && found.State != Issued && online { // revoked: neither the certificate nor the key is used again
-		if key, _, err = a.store.Create(uri, signerKey); err != nil {
-			return nil, nil, err
-		}
-		found = nil
 	}
 	now := a.clock.Now()
 	var signer *ocsp.Signer
-	if found != nil && found.State == Issued && !now.After(found.NotAfter) {
+	if found != nil && !now.After(found.NotAfter) {
 		if signer, err = newSigner(key, found.DER, au); err != nil {
 			return nil, key, err
 		}
@@ -169,6 +160,44 @@ func (a *Authorities) findSigner(ctx context.Context, au *authority, key crypto.
 	a.log.Info("OCSP signer certificate issued", "ca", au.row.Name, "serial", issued.Serial, "not_after", issued.NotAfter)
 	return renewed, key, nil
 }
+
+// maxSignerKeys is how many keys a CA's signers may have had.
+const maxSignerKeys = 1000
+
+// signerKey opens the first key beside the CA's whose certificate was not revoked, with its record, or makes one. A token keeps the key of a
+// revoked signer and never gives its name to another: the second one is called ocsp-NAME~2, and so on. No CA's name holds a tilde.
+func (a *Authorities) signerKey(ctx context.Context, au *authority, online bool) (crypto.Signer, *Certificate, error) {
+	for n := 1; n <= maxSignerKeys; n++ {
+		name := ocspPrefix + au.row.Name
+		if n > 1 {
+			name += "~" + strconv.Itoa(n)
+		}
+		uri, err := keystore.Sibling(au.row.KeyURI, name)
+		if err != nil {
+			return nil, nil, err
+		}
+		key, err := a.store.Open(uri)
+		if errors.Is(err, keystore.ErrNotHere) {
+			if !online {
+				return nil, nil, nil
+			}
+			key, _, err = a.store.Create(uri, signerSpec)
+		}
+		if errors.Is(err, keystore.ErrExists) { // another server was faster
+			key, err = a.store.Open(uri)
+		}
+		if err != nil {
+			return nil, nil, err
+		}
+		if found, err := a.signerRecord(ctx, au, key); err != nil || !found.ended() {
+			return key, found, err
+		}
+	}
+	return nil, nil, fmt.Errorf("%d keys of its signers are revoked", maxSignerKeys)
+}
+
+// ended: the certificate of a signer was revoked. Neither it nor its key is used again.
+func (c *Certificate) ended() bool { return c != nil && c.State != Issued }
 
 func newSigner(key crypto.Signer, der []byte, au *authority) (*ocsp.Signer, error) {
 	certificate, err := x509.ParseCertificate(der)
@@ -225,9 +254,10 @@ func (a *Authorities) SignOCSP(ctx context.Context, actor, name string, csrPEM [
 // can renew it here.
 func (a *Authorities) OCSPSigners() map[string]time.Time {
 	a.ocsp.mu.Lock()
-	defer a.ocsp.mu.Unlock()
+	desks := maps.Clone(a.ocsp.desks)
+	a.ocsp.mu.Unlock() // whether a token answers may take seconds, and answers of other CAs need the lock
 	ends := map[string]time.Time{}
-	for name, desk := range a.ocsp.desks {
+	for name, desk := range desks {
 		a.mu.RLock()
 		au := a.live[name]
 		a.mu.RUnlock()

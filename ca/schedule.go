@@ -59,24 +59,28 @@ func (a *Authorities) issueDueCRLs(ctx context.Context) (next time.Time, err err
 			}
 			continue
 		}
-		au, lookErr := a.authority(ctx, info.Name)
-		if lookErr != nil {
-			return next, lookErr
-		}
-		due, soonest, lookErr := a.dueShards(ctx, au)
-		if lookErr != nil {
-			return next, lookErr
-		}
-		if len(due) > 0 {
-			if _, issue := a.requestCRLs(ctx, "server", info.Name, false); issue != nil {
-				err = errors.Join(err, fmt.Errorf("crl of %s not issued: %w", info.Name, issue))
-			}
+		soonest, issue := a.issueDue(ctx, info.Name)
+		if issue != nil { // the other CAs do not wait for this one
+			err = errors.Join(err, fmt.Errorf("crl of %s not issued: %w", info.Name, issue))
 		}
 		if !soonest.IsZero() {
 			next = earlier(next, soonest)
 		}
 	}
 	return next, err
+}
+
+// issueDue issues the CRLs of one CA that are due and returns when the next one is; the zero time if that is not known.
+func (a *Authorities) issueDue(ctx context.Context, name string) (soonest time.Time, err error) {
+	au, err := a.authority(ctx, name)
+	if err != nil {
+		return time.Time{}, err
+	}
+	due, soonest, err := a.dueShards(ctx, au)
+	if err == nil && len(due) > 0 {
+		_, err = a.requestCRLs(ctx, "server", name, false)
+	}
+	return soonest, err
 }
 
 // dueShards returns the shards of a CA whose CRL is missing, old, or lacks a revocation, and when the first of the others is due.

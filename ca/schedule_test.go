@@ -151,3 +151,32 @@ func TestSetCRLRefuses(t *testing.T) {
 		t.Errorf("%v, %+v", err, info)
 	}
 }
+
+// A CA whose records cannot be made into a CRL holds up no other.
+func TestOneBadCAHoldsUpNoOther(t *testing.T) {
+	t.Parallel()
+	i := installation.New(t, storage.Open(t, database.SQLite))
+	ctx := context.Background()
+	err := i.DB.Write(ctx, "test.damage", func(tx *database.Tx) error {
+		_, err := tx.Exec("INSERT INTO revocations (seq, issuer, serial, reason, revoked_at, not_after) VALUES (1000, 'devices', 'no number', 'superseded', 1, 1)")
+		return err
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	before := map[string]int64{}
+	for _, name := range []string{"devices", "management"} {
+		crl, _ := current(t, i, name)
+		before[name] = crl.Number
+	}
+	i.Clock.Advance(6 * day)
+	if _, err := i.CA.IssueDueCRLs(ctx); err == nil {
+		t.Error("a CRL of what cannot be listed")
+	}
+	for name, number := range before {
+		crl, _ := current(t, i, name)
+		if got := crl.Number > number; got != (name != "devices") {
+			t.Errorf("%s: CRL %d after %d", name, crl.Number, number)
+		}
+	}
+}

@@ -87,7 +87,9 @@ func (s *Store) Create(uri, spec string) (key crypto.Signer, stored string, err 
 	if err != nil {
 		return nil, "", err
 	}
-	if stored, err = r.create(spec); err != nil {
+	stored, err = r.create(spec)
+	r.lookAgain()
+	if err != nil {
 		return nil, "", err
 	}
 	key, err = s.Open(stored)

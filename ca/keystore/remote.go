@@ -134,6 +134,15 @@ func (r *remote) settle(failure error) {
 	r.failure, r.checked = failure, time.Now()
 }
 
+// lookAgain: that the key was not there a moment ago is worth nothing after an attempt to make it.
+func (r *remote) lookAgain() {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	if errors.Is(r.failure, ErrNotHere) {
+		r.failure, r.checked = errUnchecked, time.Time{}
+	}
+}
+
 // check finds out whether the key can be used. One check runs at a time; while one hangs, the key is down.
 func (r *remote) check() error {
 	if r.rested() {
