@@ -12,6 +12,7 @@ import (
 	"crypto/rsa"
 	"crypto/x509"
 	"crypto/x509/pkix"
+	"embed"
 	"encoding/pem"
 	"os"
 	"strconv"
@@ -41,6 +42,19 @@ func Key(t testing.TB, spec string) crypto.Signer {
 	}
 	if err != nil {
 		t.Fatalf("testpki: make key %s: %v", spec, err)
+	}
+	return key
+}
+
+//go:embed testdata
+var large embed.FS
+
+// LargeKey is the PEM of an RSA key of 4096, 6144 or 8192 bits, always the same one: to make such keys takes up to half a minute.
+func LargeKey(t testing.TB, bits string) []byte {
+	t.Helper()
+	key, err := large.ReadFile("testdata/rsa-" + bits + ".pem")
+	if err != nil {
+		t.Fatalf("testpki: %v", err)
 	}
 	return key
 }
