@@ -32,7 +32,6 @@ func (d *opensslDevice) extensions(t *testing.T) []string {
 	return names
 }
 
-
 func TestCFREE(t *testing.T) {
 	t.Parallel()
 	s := harness.StartServer(t, harness.ServerOptions{})
