@@ -371,12 +371,14 @@ func (a *Authorities) complete(ctx context.Context, au *authority, r *certificat
 				return err
 			}
 		}
-		rows, err := tx.Exec("UPDATE certificates SET state = 'issued', der = ?, tbs = NULL, issued_at = ? WHERE serial = ? AND issuer = ? AND state = 'intended'", der, issuedAt, r.Serial, r.Issuer)
+		var suspended int64 // is the device since the certificate was intended
+		err := tx.Get(&suspended, "UPDATE certificates SET state = 'issued', der = ?, tbs = NULL, issued_at = ? WHERE serial = ? AND issuer = ? AND state = 'intended' "+
+			"RETURNING (SELECT COUNT(*) FROM suspended_certificates s WHERE s.serial = certificates.serial AND s.issuer = certificates.issuer)", der, issuedAt, r.Serial, r.Issuer)
+		if isNoRows(err) { // somebody else completed, revoked or abandoned it: what is stored counts
+			return tx.Get(&stored, "SELECT "+certificateColumns+" FROM certificates WHERE serial = ? AND issuer = ?", r.Serial, r.Issuer)
+		}
 		if err != nil {
 			return err
-		}
-		if rows == 0 { // somebody else completed, revoked or abandoned it: what is stored counts
-			return tx.Get(&stored, "SELECT "+certificateColumns+" FROM certificates WHERE serial = ? AND issuer = ?", r.Serial, r.Issuer)
 		}
 		stored = *r
 		stored.State, stored.DER, stored.TBS, stored.IssuedAt = Issued, der, nil, issuedAt
@@ -390,8 +392,10 @@ func (a *Authorities) complete(ctx context.Context, au *authority, r *certificat
 				return err
 			}
 		}
-		if err := a.holdSuspended(tx, moment(issuedAt), &stored); err != nil {
-			return err
+		if suspended > 0 {
+			if err := a.holdSuspended(tx, moment(issuedAt), &stored); err != nil {
+				return err
+			}
 		}
 		sum := sha256.Sum256(der)
 		if err := a.append(tx, audit.Entry{Actor: "server", Action: "certificate_issued", Object: r.Serial, Detail: map[string]string{

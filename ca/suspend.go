@@ -82,12 +82,8 @@ func suspended(tx *database.Tx, serial, issuer string) (bool, error) {
 	return n > 0, err
 }
 
-// holdSuspended holds a certificate that was issued in this transaction if its device was suspended since it was intended.
+// holdSuspended holds a certificate that was issued in this transaction and whose device was suspended since it was intended.
 func (a *Authorities) holdSuspended(tx *database.Tx, now time.Time, c *certificateRow) error {
-	is, err := suspended(tx, c.Serial, c.Issuer)
-	if err != nil || !is {
-		return err
-	}
 	if _, err := a.RevokeInTx(tx, now, "server", c.certificate(), hold); err != nil {
 		return err
 	}
