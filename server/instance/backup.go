@@ -21,8 +21,8 @@ import (
 	"github.com/natal-pki/natal/server/backup"
 )
 
-// backupDirs are backed up with all files in them.
-var backupDirs = []string{"admin", "audit", "ca", "keys"}
+// backupDirs are backed up with all files in them, not those in directories below.
+var backupDirs = []string{"admin", "audit", "ca", "keys", filepath.Join("keys", "tpm")}
 
 const backupWork = "backup.tmp-" // beginning of the directory that a backup is collected in
 

@@ -11,6 +11,7 @@ import (
 	"errors"
 	"io"
 	"os"
+	"path/filepath"
 	"slices"
 	"strings"
 	"testing"
@@ -117,6 +118,10 @@ func TestBackupAndRestore(t *testing.T) {
 	o, manual := options(t)
 	mustInit(t, o)
 	i := mustOpen(t, o)
+	wrapped := filepath.Join("keys", "tpm", "devices.tpmobj") // what a TPM needs besides itself
+	if err := errors.Join(makePrivate(o.Dir.Path("keys", "tpm")), os.WriteFile(o.Dir.Path(wrapped), []byte("wrapped"), 0o600)); err != nil {
+		t.Fatal(err)
+	}
 	kept, revoked, held := enroll(t, i, "kept"), enroll(t, i, "revoked"), enroll(t, i, "held")
 	open, err := i.Book.CreateCode(ctx, "test", "waiting", "default", time.Hour, nil)
 	if err != nil {
@@ -151,6 +156,9 @@ func TestBackupAndRestore(t *testing.T) {
 	}
 	if _, err := Open(ctx, n); !errors.Is(err, ErrReplaced) || !strings.Contains(err.Error(), "restore --in-place") {
 		t.Fatalf("before the statement: %v", err)
+	}
+	if content, err := os.ReadFile(n.Dir.Path(wrapped)); err != nil || string(content) != "wrapped" {
+		t.Errorf("%s: %q, %v", wrapped, content, err)
 	}
 	for _, name := range []string{"passphrase", "lock", "admin.sock", "est.db-wal"} {
 		if _, err := os.Stat(n.Dir.Path(name)); err == nil && name != "lock" {

@@ -31,6 +31,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"io"
 	"math/big"
 	"os"
 	"path/filepath"
@@ -74,17 +75,21 @@ type signedHead struct {
 	Certificate []byte `json:"certificate"` // of the OCSP signer, DER
 }
 
-// openHead reads and verifies a head: signed for OCSP by a signer of this very CA that was valid when it signed.
-func openHead(content []byte, name string, issuer *x509.Certificate) (head, error) {
+// openHead reads and verifies a head: signed for OCSP by a signer of this very CA that was valid when it signed. It returns that signer too.
+func openHead(content []byte, name string, issuer *x509.Certificate) (h head, signer *x509.Certificate, err error) {
 	var signed signedHead
-	var h head
 	if err := json.Unmarshal(content, &signed); err != nil {
-		return h, err
+		return h, nil, err
 	}
 	certificate, err := x509.ParseCertificate(signed.Certificate)
 	if err != nil {
-		return h, err
+		return h, nil, err
 	}
+	h, err = signed.verify(name, certificate, issuer)
+	return h, certificate, err
+}
+
+func (signed *signedHead) verify(name string, certificate, issuer *x509.Certificate) (h head, err error) {
 	if !slices.Contains(certificate.ExtKeyUsage, x509.ExtKeyUsageOCSPSigning) {
 		return h, errors.New("its signer is not one for OCSP")
 	}
@@ -120,7 +125,7 @@ func (h *head) segmentFile(n int) string { return fmt.Sprintf("%d-%d.segment", h
 func (h *head) readSegments(dir string, done int, before string) ([]byte, error) {
 	var records []byte
 	for n := done + 1; n <= h.Segments; n++ {
-		content, err := os.ReadFile(filepath.Join(dir, h.segmentFile(n)))
+		content, err := readFile(filepath.Join(dir, h.segmentFile(n)), maxSegment)
 		if err != nil {
 			return nil, err
 		}
@@ -138,7 +143,7 @@ func (h *head) readSegments(dir string, done int, before string) ([]byte, error)
 
 // load reads all that a head names.
 func (h *head) load(dir string) (*table, error) {
-	snapshot, err := os.ReadFile(filepath.Join(dir, h.snapshotFile()))
+	snapshot, err := readFile(filepath.Join(dir, h.snapshotFile()), int64(h.Records)*recordOctets)
 	if err != nil {
 		return nil, err
 	}
@@ -152,6 +157,32 @@ func (h *head) load(dir string) (*table, error) {
 	t := newTable(snapshot)
 	t.apply(records)
 	return t, nil
+}
+
+const (
+	maxHead    = 64 << 10
+	maxSegment = 16 << 20
+)
+
+// readFile reads a file that somebody else carried here: nothing but a file, and no more of it than there can be.
+func readFile(path string, limit int64) ([]byte, error) {
+	info, err := os.Stat(path) // to open a pipe could last for ever
+	if err != nil {
+		return nil, err
+	}
+	if !info.Mode().IsRegular() {
+		return nil, fmt.Errorf("%s is no file", path)
+	}
+	f, err := os.Open(path)
+	if err != nil {
+		return nil, err
+	}
+	defer f.Close()
+	content, err := io.ReadAll(io.LimitReader(f, limit+1))
+	if err == nil && int64(len(content)) > limit {
+		err = fmt.Errorf("%s is longer than %d octets", path, limit)
+	}
+	return content, err
 }
 
 func sum(content []byte) string {

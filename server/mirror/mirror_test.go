@@ -6,11 +6,13 @@ import (
 	"crypto/x509"
 	"encoding/hex"
 	"encoding/json"
+	"errors"
 	"log/slog"
 	"math/big"
 	"os"
 	"path/filepath"
 	"strings"
+	"syscall"
 	"testing"
 	"time"
 
@@ -280,6 +282,94 @@ func TestMirrorRefusesWhatIsNotTheCAs(t *testing.T) {
 	s.Clock.Advance(time.Second)
 	s.publish(t)
 	s.want(t, c.Serial, ocsp.Revoked)
+}
+
+// What is no file, or is too long, is neither waited for nor read.
+func TestMirrorReadsOnlyFiles(t *testing.T) {
+	t.Parallel()
+	s := newSite(t, database.SQLite)
+	s.publish(t)
+	head := filepath.Join(s.dir, "status", "devices", headFile)
+	for name, put := range map[string]func() error{
+		"a pipe":         func() error { return syscall.Mkfifo(head, 0o644) },
+		"a device":       func() error { return os.Symlink("/dev/zero", head) },
+		"a large file":   func() error { return os.WriteFile(head, bytes.Repeat([]byte(" "), maxHead+1), 0o644) },
+		"a directory":    func() error { return os.Mkdir(head, 0o755) },
+		"nothing at all": func() error { return nil },
+	} {
+		if err := errors.Join(os.RemoveAll(head), put()); err != nil {
+			t.Fatal(err)
+		}
+		if err := s.newReader(t).Update(); err == nil {
+			t.Errorf("%s: taken", name)
+		}
+	}
+}
+
+// The key of a revoked signer says nothing more to a reader that knows of the revocation.
+func TestMirrorOfARevokedSigner(t *testing.T) {
+	t.Parallel()
+	ctx := context.Background()
+	s := newSite(t, database.SQLite)
+	s.publish(t)
+	if err := s.reader.Update(); err != nil {
+		t.Fatal(err)
+	}
+	_, signer, err := s.CA.SignStatus(ctx, "devices", signedText)
+	if err != nil {
+		t.Fatal(err)
+	}
+	certificate, err := x509.ParseCertificate(signer)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, err := s.CA.Revoke(ctx, "test", ca.SerialHex(certificate.SerialNumber), "keyCompromise"); err != nil {
+		t.Fatal(err)
+	}
+	s.publish(t) // signed by it still
+	for _, reader := range []*Reader{s.reader, s.newReader(t)} {
+		if err := reader.Update(); !errors.Is(err, errSignerRevoked) {
+			t.Errorf("a head of a revoked signer: %v", err)
+		}
+	}
+	s.Clock.Advance(2 * time.Minute)
+	if err := s.CA.RenewOCSPSigners(ctx); err != nil {
+		t.Fatal(err)
+	}
+	s.publish(t)
+	s.want(t, ca.SerialHex(certificate.SerialNumber), ocsp.Revoked)
+}
+
+// The publisher's directory was put back from an old copy: it says the same as the records again, and readers go on.
+func TestMirrorPutBack(t *testing.T) {
+	t.Parallel()
+	ctx := context.Background()
+	s := newSite(t, database.SQLite)
+	first, second := s.EnrollByCode(t, "SN-1", installation.Key(t)), s.EnrollByCode(t, "SN-2", installation.Key(t))
+	s.publish(t)
+	copied := t.TempDir()
+	if err := os.CopyFS(copied, os.DirFS(s.dir)); err != nil {
+		t.Fatal(err)
+	}
+	for _, c := range []ca.Certificate{first, second} { // two segments that will be one
+		if _, err := s.CA.Revoke(ctx, "test", c.Serial, "keyCompromise"); err != nil {
+			t.Fatal(err)
+		}
+		s.Clock.Advance(time.Second)
+		s.publish(t)
+		s.want(t, c.Serial, ocsp.Revoked)
+	}
+	if err := errors.Join(os.RemoveAll(s.dir), os.CopyFS(s.dir, os.DirFS(copied))); err != nil {
+		t.Fatal(err)
+	}
+	s.publisher = s.newPublisher()
+	s.Clock.Advance(time.Second)
+	s.publish(t)
+	s.want(t, first.Serial, ocsp.Revoked)
+	third := s.EnrollByCode(t, "SN-3", installation.Key(t))
+	s.publish(t)
+	s.want(t, second.Serial, ocsp.Revoked)
+	s.want(t, third.Serial, ocsp.Good)
 }
 
 func TestTableCompacts(t *testing.T) {

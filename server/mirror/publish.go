@@ -104,7 +104,9 @@ func (p *Publisher) follow(ctx context.Context) error {
 		return err
 	}
 	if p.books == nil || now.Epoch != p.read.Epoch {
-		return p.begin(ctx, now)
+		if err := p.begin(ctx, now); err != nil {
+			return err
+		}
 	}
 	if now == p.read {
 		return nil
@@ -148,9 +150,9 @@ func (p *Publisher) begin(ctx context.Context, now ca.StatusCursor) error {
 		if err := atomicfile.RemoveLeftovers(b.dir); err != nil {
 			return err
 		}
-		content, err := os.ReadFile(filepath.Join(b.dir, headFile))
+		content, err := readFile(filepath.Join(b.dir, headFile), maxHead)
 		if err == nil {
-			if b.head, err = openHead(content, info.Name, info.Certificate); err == nil {
+			if b.head, _, err = openHead(content, info.Name, info.Certificate); err == nil {
 				b.table, err = b.head.load(b.dir)
 			}
 		}
@@ -251,7 +253,7 @@ var errNotSigned = errors.New("the head is not signed")
 func (p *Publisher) sign(ctx context.Context, name string, b *book, now time.Time) error {
 	next := b.head
 	next.Format, next.CA, next.PublishedAt = format, name, now
-	next.Sequence++
+	next.Sequence = max(next.Sequence+1, now.UnixMilli()) // so that readers go on after the directory was put back from a copy
 	payload, err := json.Marshal(next)
 	if err != nil {
 		return err

@@ -5,9 +5,10 @@ package mirror
 import (
 	"bytes"
 	"crypto/x509"
+	"errors"
 	"fmt"
+	"io/fs"
 	"math/big"
-	"os"
 	"path/filepath"
 	"sync"
 	"time"
@@ -43,38 +44,49 @@ func NewReader(dir, name string, issuer *x509.Certificate, maxAge time.Duration)
 func (r *Reader) Update() error {
 	r.updating.Lock()
 	defer r.updating.Unlock()
-	content, err := os.ReadFile(filepath.Join(r.dir, headFile))
+	content, err := readFile(filepath.Join(r.dir, headFile), maxHead)
 	if err != nil {
 		return err
 	}
 	if r.seen != nil && bytes.Equal(content, r.seen) {
 		return nil
 	}
-	next, err := openHead(content, r.name, r.issuer)
+	next, signer, err := openHead(content, r.name, r.issuer)
 	if err != nil {
 		return fmt.Errorf("%s: %w", headFile, err)
 	}
 	r.mu.RLock()
-	last, known := r.head, r.table != nil
+	last, table := r.head, r.table
 	r.mu.RUnlock()
-	if known && next.Sequence < last.Sequence {
+	if table != nil && next.Sequence < last.Sequence {
 		return fmt.Errorf("%s: number %d is older than number %d, which was here before", headFile, next.Sequence, last.Sequence)
 	}
-	if known && next.Generation == last.Generation && next.Snapshot == last.Snapshot && next.Segments >= last.Segments {
+	if table != nil && table.revoked(signer.SerialNumber) {
+		return errSignerRevoked
+	}
+	if table != nil && next.Generation == last.Generation && next.Snapshot == last.Snapshot && next.Segments >= last.Segments {
 		records, err := next.readSegments(r.dir, last.Segments, last.NewestDigest)
-		if err != nil {
+		if errors.Is(err, fs.ErrNotExist) { // not here yet
 			return err
 		}
-		r.mu.Lock()
-		r.table.apply(records)
-		r.head = next
-		r.mu.Unlock()
-		r.seen = content
-		return nil
+		if err == nil {
+			if newTable(nil).with(records).revoked(signer.SerialNumber) {
+				return errSignerRevoked
+			}
+			r.mu.Lock()
+			r.table.apply(records)
+			r.head = next
+			r.mu.Unlock()
+			r.seen = content
+			return nil
+		}
 	}
 	loaded, err := next.load(r.dir)
 	if err != nil {
 		return err
+	}
+	if loaded.revoked(signer.SerialNumber) {
+		return errSignerRevoked
 	}
 	r.mu.Lock()
 	r.head, r.table = next, loaded
@@ -82,6 +94,9 @@ func (r *Reader) Update() error {
 	r.seen = content
 	return nil
 }
+
+// errSignerRevoked: whoever has a revoked signer's key may say anything.
+var errSignerRevoked = errors.New(headFile + ": its signer is revoked")
 
 // PublishedAt is when what is in use was published; zero if there is nothing.
 func (r *Reader) PublishedAt() time.Time {

@@ -5,6 +5,7 @@ package mirror
 import (
 	"bytes"
 	"encoding/binary"
+	"math/big"
 	"slices"
 	"sort"
 	"time"
@@ -24,6 +25,20 @@ func (t *table) apply(records []byte) {
 	for ; len(records) > 0; records = records[recordOctets:] {
 		t.changed[[serialOctets]byte(records)] = [recordOctets]byte(records)
 	}
+}
+
+func (t *table) with(records []byte) *table {
+	t.apply(records)
+	return t
+}
+
+func (t *table) revoked(serial *big.Int) bool {
+	key, ok := serialKey(serial)
+	if !ok {
+		return false
+	}
+	record, found := t.find(key)
+	return found && record[serialOctets] == revoked
 }
 
 func (t *table) find(key [serialOctets]byte) (record []byte, found bool) {

@@ -8,10 +8,11 @@ import (
 	"encoding/pem"
 	"errors"
 	"fmt"
+	"io"
 	"io/fs"
 	"net/http"
 	"os"
-	"path/filepath"
+	"path"
 	"regexp"
 	"strings"
 	"time"
@@ -36,11 +37,11 @@ func FromMirror(dir string, responder distribution.Responder, c *clock.Clock, me
 			name, suffix, _ := cutLast(chi.URLParam(r, "file"))
 			switch suffix {
 			case "pem", "crt":
-				send(w, r, filepath.Join(dir, "ca", name+".der"), name, "application/x-pem-file", certMaxAge, func(der []byte) []byte {
+				send(w, r, dir, path.Join("ca", name+".der"), name, "application/x-pem-file", certMaxAge, func(der []byte) []byte {
 					return pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: der})
 				})
 			case "der":
-				send(w, r, filepath.Join(dir, "ca", name+".der"), name, "application/pkix-cert", certMaxAge, nil)
+				send(w, r, dir, path.Join("ca", name+".der"), name, "application/pkix-cert", certMaxAge, nil)
 			default:
 				http.NotFound(w, r)
 			}
@@ -51,7 +52,7 @@ func FromMirror(dir string, responder distribution.Responder, c *clock.Clock, me
 				http.NotFound(w, r)
 				return
 			}
-			send(w, r, filepath.Join(dir, "crl", name+".crl"), name, "application/pkix-crl", crlMaxAge, nil)
+			send(w, r, dir, path.Join("crl", name+".crl"), name, "application/pkix-crl", crlMaxAge, nil)
 		})
 		r.MethodFunc(method, "/crl/{name}/{file}", func(w http.ResponseWriter, r *http.Request) {
 			name := chi.URLParam(r, "name")
@@ -60,38 +61,80 @@ func FromMirror(dir string, responder distribution.Responder, c *clock.Clock, me
 				http.NotFound(w, r)
 				return
 			}
-			send(w, r, filepath.Join(dir, "crl", name, shard+".crl"), name, "application/pkix-crl", crlMaxAge, nil)
+			send(w, r, dir, path.Join("crl", name, shard+".crl"), name, "application/pkix-crl", crlMaxAge, nil)
 		})
 	}
 	r.Handle("/ocsp/*", distribution.OCSP(responder, c, metrics))
 	return r
 }
 
-// send answers with a file; name is the part of its path that a stranger chose.
-func send(w http.ResponseWriter, r *http.Request, path, name, contentType string, maxAge time.Duration, convert func([]byte) []byte) {
+// maxCertificate is more than the certificate of a CA has.
+const maxCertificate = 64 << 10
+
+// send answers with a file of the mirror; name is the part of its path that a stranger chose. A large CRL is not read into memory for each who asks.
+func send(w http.ResponseWriter, r *http.Request, dir, file, name, contentType string, maxAge time.Duration, convert func([]byte) []byte) {
 	if !nameForm.MatchString(name) {
 		http.NotFound(w, r)
 		return
 	}
-	content, err := os.ReadFile(path)
+	f, err := open(dir, file)
 	if errors.Is(err, fs.ErrNotExist) {
 		http.NotFound(w, r)
 		return
+	}
+	var content io.ReadSeeker
+	var tag string
+	if err == nil {
+		defer f.Close()
+		content = f
+		tag, err = etag(f)
+	}
+	if err == nil && convert != nil {
+		var der []byte
+		der, err = io.ReadAll(io.LimitReader(f, maxCertificate))
+		content = bytes.NewReader(convert(der))
 	}
 	if err != nil {
 		w.Header().Set("Retry-After", "5")
 		http.Error(w, "not available now", http.StatusServiceUnavailable)
 		return
 	}
-	if convert != nil {
-		content = convert(content)
-	}
 	header := w.Header()
 	header.Set("Content-Type", contentType)
-	header.Set("ETag", fmt.Sprintf(`"%x"`, sha256.Sum256(content)))
+	header.Set("ETag", tag)
 	header.Set("Cache-Control", fmt.Sprintf("public, max-age=%d", int(maxAge.Seconds())))
 	header.Set("X-Content-Type-Options", "nosniff")
-	http.ServeContent(w, r, "", time.Time{}, bytes.NewReader(content))
+	http.ServeContent(w, r, "", time.Time{}, content)
+}
+
+// open opens a file of the mirror, which somebody else carried here: no link leads out of the mirror, to a key for instance, and nothing but a file is read.
+func open(dir, file string) (*os.File, error) {
+	root, err := os.OpenRoot(dir)
+	if err != nil {
+		return nil, err
+	}
+	defer root.Close()
+	info, err := root.Stat(file) // to open a pipe could last for ever
+	if err != nil {
+		return nil, err
+	}
+	if !info.Mode().IsRegular() {
+		return nil, fmt.Errorf("%s is no file", file)
+	}
+	return root.Open(file)
+}
+
+// etag is made of the file's length and its end, where the signature is: that of a certificate or CRL is never that of another.
+func etag(f *os.File) (string, error) {
+	info, err := f.Stat()
+	if err != nil {
+		return "", err
+	}
+	end := make([]byte, min(info.Size(), 1024))
+	if _, err := f.ReadAt(end, info.Size()-int64(len(end))); err != nil && !errors.Is(err, io.EOF) {
+		return "", err
+	}
+	return fmt.Sprintf(`"%d-%x"`, info.Size(), sha256.Sum256(end)), nil
 }
 
 func cutLast(s string) (before, after string, found bool) {

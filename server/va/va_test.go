@@ -3,11 +3,14 @@ package va
 import (
 	"crypto"
 	"encoding/pem"
+	"errors"
 	"log/slog"
 	"net/http"
 	"net/http/httptest"
 	"os"
 	"path/filepath"
+	"strings"
+	"syscall"
 	"testing"
 	"time"
 
@@ -194,6 +197,23 @@ func TestFilesOfAMirror(t *testing.T) {
 	} {
 		if w := get(path); w.Code != 200 || w.Header().Get("Content-Type") != contentType || w.Header().Get("ETag") == "" || w.Body.Len() < 100 {
 			t.Errorf("%s: %d %v", path, w.Code, w.Header())
+		}
+	}
+	head := httptest.NewRecorder()
+	again := httptest.NewRequest(http.MethodGet, "/crl/devices.crl", nil)
+	again.Header.Set("If-None-Match", get("/crl/devices.crl").Header().Get("ETag"))
+	if h.ServeHTTP(head, again); head.Code != http.StatusNotModified {
+		t.Errorf("asked again: %d", head.Code)
+	}
+	// A link that leads out of the mirror is not followed, and nothing waits for a pipe.
+	secret := filepath.Join(t.TempDir(), "secret")
+	crls := filepath.Join(r.cfg.Mirror, "crl")
+	if err := errors.Join(os.WriteFile(secret, []byte("a secret"), 0o600), os.Symlink(secret, filepath.Join(crls, "link.crl")), syscall.Mkfifo(filepath.Join(crls, "pipe.crl"), 0o644)); err != nil {
+		t.Fatal(err)
+	}
+	for _, path := range []string{"/crl/link.crl", "/crl/pipe.crl"} {
+		if w := get(path); w.Code == 200 || strings.Contains(w.Body.String(), "secret") {
+			t.Errorf("%s: %d %s", path, w.Code, w.Body)
 		}
 	}
 	for _, path := range []string{
