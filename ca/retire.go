@@ -92,7 +92,8 @@ func (a *Authorities) lastCRL(ctx context.Context, actor, name string) (Info, er
 	return a.Get(ctx, name)
 }
 
-// signedLastCRL tells whether a retired CA has nothing more to sign: its CRLs are valid as long as its certificate, or that has ended.
+// signedLastCRL tells whether a retired CA has nothing more to sign: its CRLs are valid as long as its certificate, or that has ended. One from before
+// the retirement may be valid beyond that; it is not the last, which holds what was revoked until then.
 func (a *Authorities) signedLastCRL(ctx context.Context, au *authority) (bool, error) {
 	if au.row.State != Retired {
 		return false, nil
@@ -101,7 +102,7 @@ func (a *Authorities) signedLastCRL(ctx context.Context, au *authority) (bool, e
 		return true, nil
 	}
 	var done int
-	err := a.db.Get(ctx, &done, "SELECT COUNT(*) FROM crls c WHERE authority = ? AND next_update >= ? AND number = (SELECT MAX(number) FROM crls n WHERE n.authority = c.authority AND n.shard = c.shard)", au.row.Name, au.certificate.NotAfter.UnixMilli())
+	err := a.db.Get(ctx, &done, "SELECT COUNT(*) FROM crls c WHERE authority = ? AND next_update = ? AND number = (SELECT MAX(number) FROM crls n WHERE n.authority = c.authority AND n.shard = c.shard)", au.row.Name, au.certificate.NotAfter.UnixMilli())
 	return done >= au.shards(), unavailable("read CRLs", err)
 }
 

@@ -125,6 +125,50 @@ func TestRollover(t *testing.T) {
 	})
 }
 
+// A CA that is retired in its last days, when its CRLs are valid beyond its certificate, signs a last one all the same: of every shard.
+func TestLastCRLInTheLastDays(t *testing.T) {
+	t.Parallel()
+	for _, shards := range []int{1, 3} {
+		i := installation.New(t, storage.Open(t, database.SQLite))
+		ctx := t.Context()
+		info, err := i.CA.Create(ctx, "test", ca.CreateRequest{Name: "parts", Parent: "root", Use: "broker", PublicURL: "http://pki.example.com:8080", Shards: shards})
+		if err != nil {
+			t.Fatal(err)
+		}
+		i.Clock.Advance(info.Certificate.NotAfter.Sub(i.Clock.Clock().Now()) - 100*day)
+		leaf := issue(t, i, "parts", "dev-1")
+		rollOver(t, i, "parts")
+		takeOver(t, i, "parts-2")
+		i.Clock.Advance(97 * day)
+		if _, err := i.CA.IssueCRL(ctx, "test", "parts"); err != nil {
+			t.Fatal(err)
+		}
+		err = i.DB.Write(ctx, "test.revoke", func(tx *database.Tx) error { // and a crash before its CRL
+			_, err := i.CA.RevokeInTx(tx, i.Clock.Clock().Now(), "test", leaf, "keyCompromise")
+			return err
+		})
+		if err != nil {
+			t.Fatal(err)
+		}
+		if _, err := i.CA.Retire(ctx, "test", "parts", "it is to end now"); err != nil {
+			t.Fatal(err)
+		}
+		crls, err := i.CA.CRLs(ctx, "parts")
+		if err != nil || len(crls) != shards {
+			t.Fatalf("%d CRLs, %v", len(crls), err)
+		}
+		listed := 0
+		for _, crl := range crls {
+			if listed += crl.Entries; !crl.NextUpdate.Equal(info.Certificate.NotAfter) {
+				t.Errorf("last CRL of shard %d until %v", crl.Shard, crl.NextUpdate)
+			}
+		}
+		if listed != 1 {
+			t.Errorf("%d of %d shards: %d certificates listed, want 1", shards, len(crls), listed)
+		}
+	}
+}
+
 func TestRolloverRefused(t *testing.T) {
 	t.Parallel()
 	i := installation.New(t, storage.Open(t, database.SQLite))
