@@ -123,13 +123,14 @@ func (s *Store) Open(uri string) (crypto.Signer, error) {
 	return r, nil
 }
 
-// Exists tells whether there is a key at uri: of a file that it is there, of any other key that it could be used a moment ago.
+// Exists tells whether there is a key at uri: of a file that it is there, of any other key that it could be used a moment ago. It does not wait for a
+// token that hangs while somebody keeps an eye on it with Check.
 func (s *Store) Exists(uri string) bool {
 	if IsFile(uri) {
 		return s.fileExists(uri)
 	}
 	r, err := s.remote(uri)
-	return err == nil && r.state() == nil
+	return err == nil && r.stateWithin(watchedFor) == nil
 }
 
 // Check looks whether the key at uri, which is not a file, can be used now, and opens its token anew where that may help. It takes a few

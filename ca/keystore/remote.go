@@ -27,6 +27,7 @@ const (
 	createLimit  = 3 * time.Minute         // of making a key: a TPM takes a minute for RSA
 	closeLimit   = 2 * time.Second
 	checkedFor   = 5 * time.Second // how long the result of a check may be relied on
+	watchedFor   = time.Minute     // by whoever only wants to show it
 )
 
 // proofMessage is what a key signs to show that it works again: never anything that could be taken for a certificate, CRL or OCSP response.
@@ -118,11 +119,13 @@ func (r *remote) isUp() bool {
 }
 
 // state is known while that is fresh, else the result of a check.
-func (r *remote) state() error {
+func (r *remote) state() error { return r.stateWithin(checkedFor) }
+
+func (r *remote) stateWithin(fresh time.Duration) error {
 	r.mu.Lock()
-	failure, fresh := r.failure, time.Since(r.checked) < checkedFor
+	failure, recent := r.failure, time.Since(r.checked) < fresh
 	r.mu.Unlock()
-	if fresh {
+	if recent {
 		return failure
 	}
 	return r.check()
