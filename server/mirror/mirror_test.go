@@ -372,6 +372,40 @@ func TestMirrorPutBack(t *testing.T) {
 	s.want(t, third.Serial, ocsp.Good)
 }
 
+// A CRL that cannot be read keeps no CA's states back.
+func TestMirrorWithoutOneCRL(t *testing.T) {
+	t.Parallel()
+	s := newSite(t, database.SQLite)
+	c := s.EnrollByCode(t, "SN-1", installation.Key(t))
+	err := s.DB.Write(t.Context(), "test.damage", func(tx *database.Tx) error {
+		_, err := tx.Exec("UPDATE crls SET der = 'no CRL' WHERE authority = 'management'")
+		return err
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	damaged := installation.Open(t, s.DB, s.Dir, s.Clock) // one that has not the CRL in memory
+	if err := damaged.CA.RenewOCSPSigners(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	s.publisher.CA = damaged.CA
+	if err := s.publisher.Publish(t.Context()); !errors.Is(err, errFiles) {
+		t.Errorf("a damaged CRL was published: %v", err)
+	}
+	s.want(t, c.Serial, ocsp.Good)
+	if _, err := s.CA.Revoke(t.Context(), "test", c.Serial, "keyCompromise"); err != nil {
+		t.Fatal(err)
+	}
+	s.publisher.books = nil // as Run does after a failure
+	if err := s.publisher.Publish(t.Context()); !errors.Is(err, errFiles) {
+		t.Errorf("a damaged CRL was published: %v", err)
+	}
+	s.want(t, c.Serial, ocsp.Revoked)
+	if _, err := os.Stat(filepath.Join(s.dir, "crl", "root.crl")); err != nil {
+		t.Error(err)
+	}
+}
+
 func TestTableCompacts(t *testing.T) {
 	t.Parallel()
 	record := func(n int, state ocsp.State, end time.Time) []byte {

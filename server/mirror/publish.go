@@ -76,7 +76,10 @@ func (p *Publisher) Run(ctx context.Context) error {
 
 // Publish is one round. It is cheap when nothing has changed.
 func (p *Publisher) Publish(ctx context.Context) error {
-	if err := p.follow(ctx); err != nil {
+	var failures []error
+	if err := p.follow(ctx); errors.Is(err, errFiles) {
+		failures = append(failures, err)
+	} else if err != nil {
 		return err
 	}
 	infos, err := p.CA.List(ctx)
@@ -84,7 +87,6 @@ func (p *Publisher) Publish(ctx context.Context) error {
 		return err
 	}
 	now := p.Clock.Now()
-	var failures []error
 	for _, info := range infos {
 		b := p.books[info.Name]
 		if b == nil {
@@ -107,11 +109,10 @@ func (p *Publisher) follow(ctx context.Context) error {
 		if err := p.begin(ctx, now); err != nil {
 			return err
 		}
-	}
-	if now == p.read {
+	} else if now == p.read {
 		return nil
 	}
-	for more := true; more; {
+	for more := now != p.read; more; {
 		var changed []ca.RecordedStatus
 		if changed, p.read, more, err = p.CA.StatusChanges(ctx, p.read); err != nil {
 			return err
@@ -169,7 +170,7 @@ func (p *Publisher) begin(ctx context.Context, now ca.StatusCursor) error {
 		books[info.Name] = b
 	}
 	p.books, p.read, p.crls = books, read, map[string]string{}
-	return p.publicFiles(ctx)
+	return nil
 }
 
 // build makes a snapshot of all certificates.
@@ -278,12 +279,16 @@ func (p *Publisher) sign(ctx context.Context, name string, b *book, now time.Tim
 	return nil
 }
 
+// errFiles: a certificate or CRL is not written. The states are none the worse for it, nor are other CAs.
+var errFiles = errors.New("not all files are written")
+
 // publicFiles writes the certificates and CRLs that are not on disk yet.
 func (p *Publisher) publicFiles(ctx context.Context) error {
 	infos, err := p.CA.List(ctx)
 	if err != nil {
 		return err
 	}
+	var failures []error
 	for _, info := range infos {
 		if info.Certificate == nil {
 			continue
@@ -292,14 +297,12 @@ func (p *Publisher) publicFiles(ctx context.Context) error {
 			p.books = nil
 			return nil
 		}
-		if err := p.keep(filepath.Join("ca", info.Name+".der"), sum(info.Certificate.Raw), func() ([]byte, error) { return info.Certificate.Raw, nil }); err != nil {
-			return err
-		}
-		if err := p.keepCRLs(ctx, info); err != nil {
-			return err
+		err := p.keep(filepath.Join("ca", info.Name+".der"), sum(info.Certificate.Raw), func() ([]byte, error) { return info.Certificate.Raw, nil })
+		if err = errors.Join(err, p.keepCRLs(ctx, info)); err != nil {
+			failures = append(failures, fmt.Errorf("CA %s: %w: %w", info.Name, errFiles, err))
 		}
 	}
-	return nil
+	return errors.Join(failures...)
 }
 
 func (p *Publisher) keepCRLs(ctx context.Context, info ca.Info) error {
