@@ -81,10 +81,11 @@ func (a *Authorities) reapply(tx *database.Tx, actor string, p Published, e x509
 	if err != nil {
 		return err
 	}
+	held := reason == hold
+	if held && (!known || found.State == Intended || found.State == Abandoned) {
+		reason = "unspecified" // there is no certificate to come back to: it was signed after the backup
+	}
 	if !known {
-		if reason == hold {
-			reason = "unspecified" // there is no certificate to come back to
-		}
 		if found, err = a.recordUnknown(tx, p, serial, e.RevocationTime); err != nil {
 			return err
 		}
@@ -101,7 +102,7 @@ func (a *Authorities) reapply(tx *database.Tx, actor string, p Published, e x509
 	if err := a.endCA(tx, e.RevocationTime, actor, found, reason); err != nil {
 		return err
 	}
-	replaced := slices.Contains([]string{hold, "superseded", "affiliationChanged"}, reason)
+	replaced := held || slices.Contains([]string{"superseded", "affiliationChanged"}, reason)
 	if found.Device != "" && found.RequesterKind != requesterAuthority && !replaced {
 		out.Devices[found.Device] = reason
 	}
