@@ -50,7 +50,7 @@ func (c *deviceBundle) Run(a *app) error {
 	}
 	return a.with(func(api *api) error {
 		var out admin.Bundle
-		if err := api.call(http.MethodPost, path("devices", c.ID, "bundle"), admin.NewBundle{Label: c.Label, Key: c.KeyKind}, &out); err != nil {
+		if err := api.call(http.MethodPost, path("devices", c.ID, "bundle"), admin.NewBundle{Label: c.Label, Key: c.KeyKind, Format: c.Format}, &out); err != nil {
 			return err
 		}
 		content, err := encodeBundle(c.Format, out, password)

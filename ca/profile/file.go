@@ -8,6 +8,7 @@ type file struct {
 	Issuers      []string        `yaml:"issuers"`            // names of the CAs that may issue; default every one of the use
 	Keys         []string        `yaml:"keys"`               // exact set: ec:P-256, ec:P-384, ec:P-521, rsa:2048, 3072, 4096, 6144, 8192, ed25519
 	KeyReuse     string          `yaml:"key_reuse"`          // a public key of another end entity: refuse (default) or allow
+	Bundles      []string        `yaml:"bundles"`            // how a key made by the server may be handed out: pem, p12 (default both), or [none]
 	RevokedKeys  string          `yaml:"revoked_keys"`       // a public key of a revoked certificate: refuse (default), or compromised: only those revoked as compromised
 	Signature    []string        `yaml:"signature"`          // what the issuer may sign with: ecdsa-sha256, ecdsa-sha384, rsa-sha256; default all
 	Validity     string          `yaml:"validity"`           // 365d, 90d, 24h; the last second counts (RFC 5280 4.1.2.5)

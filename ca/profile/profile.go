@@ -106,6 +106,17 @@ func (p *Profile) Use() string { return p.file.Use }
 // KeySpecs lists the accepted keys, in the file's order of preference.
 func (p *Profile) KeySpecs() []string { return slices.Clone(p.file.Keys) }
 
+// Bundles lists the formats in which a key made by the server may be handed out, with its certificate: pem, p12.
+func (p *Profile) Bundles() []string {
+	switch {
+	case len(p.file.Bundles) == 0:
+		return []string{"pem", "p12"}
+	case p.file.Bundles[0] == "none":
+		return nil
+	}
+	return slices.Clone(p.file.Bundles)
+}
+
 // Validity is how long a certificate lives, its last second included; with a fixed end, how long it may at most.
 func (p *Profile) Validity() time.Duration { return p.validity }
 

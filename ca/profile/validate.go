@@ -71,6 +71,11 @@ func (p *Profile) validateKeys(problem problems) {
 			problem("keys", "%q is not one of %s", k, strings.Join(keySpecs, ", "))
 		}
 	}
+	for _, b := range f.Bundles {
+		if b != "pem" && b != "p12" && (b != "none" || len(f.Bundles) > 1) {
+			problem("bundles", "%q is not pem or p12; [none] stands alone", b)
+		}
+	}
 	choice(problem, "key_reuse", &f.KeyReuse, "refuse", "allow")
 	choice(problem, "revoked_keys", &f.RevokedKeys, "refuse", "compromised")
 	for _, s := range f.Signature {

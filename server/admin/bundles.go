@@ -4,6 +4,7 @@ package admin
 
 import (
 	"bytes"
+	"cmp"
 	"context"
 	"crypto/x509"
 	"encoding/pem"
@@ -32,7 +33,7 @@ func (a *API) registerBundles() {
 		if err := a.mayUseDevice(ctx, c, in.ID); err != nil && !isUnknownDevice(err) {
 			return Bundle{}, err
 		}
-		bundle, err := a.cfg.Book.IssueBundle(ctx, c.Actor, in.ID, asked.Label, asked.Key)
+		bundle, err := a.cfg.Book.IssueBundle(ctx, c.Actor, in.ID, asked.Label, asked.Key, cmp.Or(asked.Format, "pem"))
 		if err != nil {
 			return Bundle{}, err
 		}

@@ -241,8 +241,9 @@ type Import struct {
 
 // NewBundle is the request for a key and its certificate.
 type NewBundle struct {
-	Label string `json:"label,omitempty" doc:"default: the device's, or default"`
-	Key   string `json:"key,omitempty" doc:"kind of key, as ec:P-256; default: the first one of the profile"`
+	Label  string `json:"label,omitempty" doc:"default: the device's, or default"`
+	Key    string `json:"key,omitempty" doc:"kind of key, as ec:P-256; default: the first one of the profile"`
+	Format string `json:"format,omitempty" enum:"pem,p12" default:"pem" doc:"what the caller makes of the answer, which is the same: one PEM file, or PKCS#12; the profile says what it offers"`
 }
 
 // Bundle is a certificate with its key. It is delivered once; the key is stored nowhere.

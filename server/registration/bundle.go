@@ -32,10 +32,10 @@ type Bundle struct {
 }
 
 // IssueBundle makes a key of the kind keySpec ("": the first one of the label's profile) and its certificate for a device that has not enrolled; one
-// that does not exist is added. label "" is the device's own, or the default one. It succeeds once in a device's life; the key is nowhere but in the result.
+// that does not exist is added; format is what the caller makes of it, pem or p12. label "" is the device's own, or the default one. It succeeds once in a device's life; the key is nowhere but in the result.
 //
 // Kinds: Conflict (the device has enrolled, or its bundle was delivered), NotFound, Invalid, and those of ca.Issue.
-func (b *Book) IssueBundle(ctx context.Context, actor, id, label, keySpec string) (Bundle, error) {
+func (b *Book) IssueBundle(ctx context.Context, actor, id, label, keySpec, format string) (Bundle, error) {
 	e, l, err := b.bundleFor(ctx, id, label)
 	if err != nil {
 		return Bundle{}, err
@@ -43,6 +43,12 @@ func (b *Book) IssueBundle(ctx context.Context, actor, id, label, keySpec string
 	p, err := b.ca.Profile(ctx, l.Profile)
 	if err != nil {
 		return Bundle{}, err
+	}
+	if offered := p.Bundles(); !slices.Contains(offered, format) {
+		if offered == nil {
+			offered = []string{"none"}
+		}
+		return Bundle{}, refuse(Invalid, "bundle_format", "profile %s offers no bundle as %q but %s", l.Profile, format, strings.Join(offered, ", "))
 	}
 	if keySpec == "" {
 		keySpec = p.KeySpecs()[0]

@@ -24,7 +24,7 @@ func TestBundleOnce(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		bundle, err := i.Book.IssueBundle(ctx, "test", "SN-1", "", "")
+		bundle, err := i.Book.IssueBundle(ctx, "test", "SN-1", "", "", "pem")
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -35,7 +35,7 @@ func TestBundleOnce(t *testing.T) {
 		if e, err := i.Book.Device(ctx, "SN-1"); err != nil || e.State != registration.StateGenerated || e.BoundKind != "bundle" {
 			t.Errorf("%+v, %v", e, err)
 		}
-		_, err = i.Book.IssueBundle(ctx, "test", "SN-1", "", "")
+		_, err = i.Book.IssueBundle(ctx, "test", "SN-1", "", "", "pem")
 		wantKind(t, err, registration.Conflict, "bundle_delivered")
 		_, err = i.EnrollWith("SN-1", code.Code, installation.CSR(t, installation.Key(t), "SN-1", nil))
 		wantKind(t, err, registration.NotAuthenticated, "not_authenticated")
@@ -46,7 +46,7 @@ func TestBundleOnce(t *testing.T) {
 		if _, err := i.Book.Reissue(ctx, "test", "SN-1", ""); err != nil {
 			t.Fatal(err)
 		}
-		second, err := i.Book.IssueBundle(ctx, "test", "SN-1", registration.Default, "rsa:2048")
+		second, err := i.Book.IssueBundle(ctx, "test", "SN-1", registration.Default, "rsa:2048", "pem")
 		if err != nil || second.Certificate.Serial == bundle.Certificate.Serial || stateOf(t, i, bundle.Certificate) != ca.Revoked {
 			t.Errorf("after the reissue: %v", err)
 		}
@@ -78,13 +78,15 @@ func TestBundleRefusals(t *testing.T) {
 		{"fresh", "nowhere", "", registration.UnknownLabel, "unknown_label"}, {"fresh", "", "rsa:1024", registration.Invalid, "key_type"},
 		{"natal-x", "", "", registration.Invalid, "device_id_reserved"}, {"a b", "", "", registration.Invalid, "device_id"},
 	} {
-		_, err := i.Book.IssueBundle(ctx, "test", c.id, c.label, c.key)
+		_, err := i.Book.IssueBundle(ctx, "test", c.id, c.label, c.key, "pem")
 		wantKind(t, err, c.kind, c.reason)
 	}
 	if _, err := i.Book.Device(ctx, "fresh"); err == nil {
 		t.Error("a refused bundle left a device")
 	}
-	if fresh, err := i.Book.IssueBundle(ctx, "test", "fresh", "", "ec:P-384"); err != nil || fresh.Certificate.Device != "fresh" || !inBroker(t, i, "fresh") {
+	_, err := i.Book.IssueBundle(ctx, "test", "fresh", "", "", "jks")
+	wantKind(t, err, registration.Invalid, "bundle_format")
+	if fresh, err := i.Book.IssueBundle(ctx, "test", "fresh", "", "ec:P-384", "pem"); err != nil || fresh.Certificate.Device != "fresh" || !inBroker(t, i, "fresh") {
 		t.Errorf("a new device: %v", err)
 	}
 }

@@ -79,8 +79,16 @@ func TestExternalCARefusals(t *testing.T) {
 	if state := caState(t, s, issuingCA); state != "active" {
 		t.Errorf("state %q, want active", state)
 	}
-	if r := s.CLI(t, "ca", "import", issuingCA, root.file("answer.crt"), "--chain", root.file("root_ca.crt")); r.Code != 1 {
-		t.Errorf("import into an active CA: exit code %d, want 1\n%s", r.Code, r.Output())
+	// A second import, of the same certificate or of one for another key, is refused and changes nothing.
+	show := s.MustCLI(t, "ca", "show", issuingCA, "--json").Stdout
+	root.sign(t, "other.csr", "wrong.crt", "iot-device-subca.ext", "root_ca")
+	for _, file := range []string{"answer.crt", "wrong.crt"} {
+		if r := s.CLI(t, "ca", "import", issuingCA, root.file(file), "--chain", root.file("root_ca.crt")); r.Code != 1 {
+			t.Errorf("import of %s into an active CA: exit code %d, want 1\n%s", file, r.Code, r.Output())
+		}
+		if after := s.MustCLI(t, "ca", "show", issuingCA, "--json").Stdout; after != show {
+			t.Errorf("import of %s into an active CA: before\n%safterwards\n%s", file, show, after)
+		}
 	}
 }
 

@@ -18,15 +18,17 @@ func TestProfileRSA2048(t *testing.T) {
 
 	d := newOpensslDevice(t, "SN-000001")
 	code := s.CodeFile(t, d.id, "--label", "rsa")
-	for _, spec := range []string{"rsa:1024", "rsa:3072", "rsa:4096", "ec:P-256"} {
-		d.newKey(t, spec)
-		if a := d.enroll(t, s, "rsa/simpleenroll", code); a.status != 400 || !strings.Contains(a.body, "key") {
-			t.Errorf("%s: %d %q, want 400 that speaks of the key", spec, a.status, a.body)
+	for _, c := range []struct{ key, reason, limit string }{
+		{"rsa:1024", "bad_key", "at least 2048 bits"}, {"rsa:3072", "key_type", "rsa:2048"}, {"rsa:4096", "key_type", "rsa:2048"}, {"ec:P-256", "key_type", "rsa:2048"}, {"ed25519", "key_type", "rsa:2048"},
+	} {
+		if c.key == "ed25519" {
+			d.openssl(t, "genpkey", "-algorithm", "ED25519", "-out", "key.pem")
+		} else {
+			d.newKey(t, c.key)
 		}
-	}
-	d.openssl(t, "genpkey", "-algorithm", "ED25519", "-out", "key.pem")
-	if a := d.enroll(t, s, "rsa/simpleenroll", code); a.status != 400 {
-		t.Errorf("Ed25519: %d %q, want 400", a.status, a.body)
+		if a := d.enroll(t, s, "rsa/simpleenroll", code); a.status != 400 || a.reason() != c.reason || !strings.Contains(a.body, c.limit) {
+			t.Errorf("%s: %d %q, want 400 %s that names %s", c.key, a.status, a.body, c.reason, c.limit)
+		}
 	}
 
 	// None of the refusals has used the code up. A SAN that is asked for is dropped.
@@ -52,7 +54,10 @@ func TestProfileRSA2048(t *testing.T) {
 			t.Errorf("the certificate has %q", unwanted)
 		}
 	}
-	if life := lifetime(t, d); life > 365*24*time.Hour || life < 365*24*time.Hour-time.Minute {
+	if got, want := strings.Join(d.extensions(t), " "), "2.5.29.14 2.5.29.15 2.5.29.19 2.5.29.35 2.5.29.37"; got != want {
+		t.Errorf("extensions %s, want %s", got, want)
+	}
+	if life := lifetime(t, d) + time.Second; life != 365*24*time.Hour { // the last second counts
 		t.Errorf("lifetime %v, want 365 days", life)
 	}
 }
