@@ -16,7 +16,7 @@ func (a *Authorities) Explain(ctx context.Context, req Request) ([]profile.Findi
 	if err != nil {
 		return nil, err
 	}
-	findings := []profile.Finding{finding("issuer", mayIssueBy(au, prof, &req), "CA "+au.row.Name+" issues by the profile")}
+	findings := []profile.Finding{finding("issuer", a.mayIssueBy(au, prof, &req), "CA "+au.row.Name+" issues by the profile")}
 	if au.certificate == nil {
 		return findings, nil
 	}

@@ -164,7 +164,7 @@ func (a *Authorities) prepare(ctx context.Context, req Request) (*prepared, erro
 	if err != nil {
 		return nil, err
 	}
-	if err := mayIssueBy(au, prof, &req); err != nil {
+	if err := a.mayIssueBy(au, prof, &req); err != nil {
 		return nil, err
 	}
 	serial, err := newSerial() // first, because it decides which CRL the certificate names
@@ -221,7 +221,7 @@ func (a *Authorities) issuer(ctx context.Context, req Request) (*authority, *pro
 }
 
 // mayIssueBy tells whether the CA may issue now, and by this profile.
-func mayIssueBy(au *authority, prof *profile.Profile, req *Request) error {
+func (a *Authorities) mayIssueBy(au *authority, prof *profile.Profile, req *Request) error {
 	if err := au.mayIssue(); err != nil && !(req.Upkeep && au.inForce()) {
 		return err
 	}
@@ -236,7 +236,7 @@ func mayIssueBy(au *authority, prof *profile.Profile, req *Request) error {
 	case use != "" && use != prof.Use():
 		return refuse(ProfileViolation, "issuer", "CA %q issues for use %s, profile %s is for %s", au.row.Name, use, prof.Name(), prof.Use())
 	}
-	if !prof.IssuedBy(au.row.Name) {
+	if !a.IssuedBy(prof, au.row.Name) {
 		return refuse(ProfileViolation, "issuer", "CA %q is none of the issuers of profile %s", au.row.Name, prof.Name())
 	}
 	return nil

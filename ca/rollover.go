@@ -14,6 +14,7 @@ import (
 	"time"
 
 	"github.com/natal-pki/natal/ca/keystore"
+	"github.com/natal-pki/natal/ca/profile"
 	"github.com/natal-pki/natal/internal/audit"
 	"github.com/natal-pki/natal/internal/database"
 	"github.com/natal-pki/natal/internal/feedapi"
@@ -268,6 +269,23 @@ func (a *Authorities) replaced(au *authority) *authority {
 	a.mu.RLock()
 	defer a.mu.RUnlock()
 	return a.live[au.row.Replaces]
+}
+
+// IssuedBy tells whether the profile names the CA among its issuers, or one that this CA takes over from: a rollover needs no new version of a profile.
+func (a *Authorities) IssuedBy(p *profile.Profile, name string) bool {
+	a.mu.RLock()
+	defer a.mu.RUnlock()
+	for range len(a.live) + 1 {
+		au := a.live[name]
+		switch {
+		case p.IssuedBy(name):
+			return true
+		case au == nil || au.row.Replaces == "":
+			return false
+		}
+		name = au.row.Replaces
+	}
+	return false
 }
 
 // successor is the CA that was made to take over from the one of that name, or nil. One that was revoked is none.

@@ -152,6 +152,9 @@ func (b *Book) putLabel(ctx context.Context, actor, action string, l Label, add 
 	if err != nil {
 		return Label{}, err
 	}
+	if !b.ca.IssuedBy(p, l.CA) {
+		return Label{}, refuse(Invalid, "issuer", "CA %q is none of the issuers of profile %s", l.CA, l.Profile)
+	}
 	auth, err := json.Marshal(l.Auth)
 	if err != nil {
 		return Label{}, err

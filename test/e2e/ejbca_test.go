@@ -40,8 +40,11 @@ func TestEndEntityProfile(t *testing.T) {
 		}
 	}
 
+	// A CA that takes over is as good: a rollover leaves the label, the profile and the codes as they are.
 	d := newOpensslDevice(t, "SN-000001")
 	code := s.CodeFile(t, d.id, "--label", "iot")
+	s.MustCLI(t, "ca", "rollover", issuingCA)
+	s.MustCLI(t, "ca", "activate", issuingCA+"-2")
 	d.newKey(t, "rsa:2048")
 	for subject, reason := range map[string]string{"/": "subject_common_name", "/CN=" + d.id + "/O=Example": "subject_unlisted", "/CN=SN-000002": "identity_differs"} {
 		if a := d.enrollWith(t, s, "iot/simpleenroll", code, []string{"-subj", subject}); a.status/100 != 4 || a.reason() != reason {
@@ -72,7 +75,7 @@ func TestEndEntityProfile(t *testing.T) {
 	if a := d.enroll(t, s, "iot/simpleenroll", code); a.status != 200 {
 		t.Fatalf("the right request: %d %s", a.status, a.body)
 	}
-	if leaf := leafOf(t, d.file("cert.pem")); leaf.Subject.String() != "CN="+d.id || leaf.Issuer.CommonName != issuingCA {
+	if leaf := leafOf(t, d.file("cert.pem")); leaf.Subject.String() != "CN="+d.id || leaf.Issuer.CommonName != issuingCA+" 2" {
 		t.Errorf("subject %s, issuer %s", leaf.Subject, leaf.Issuer)
 	}
 	d.newKey(t, "rsa:2048")
