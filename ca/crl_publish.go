@@ -92,18 +92,22 @@ func (a *Authorities) publish(ctx context.Context, name string, job *publication
 	}
 }
 
-// PublishAfterRevocation issues the CRLs of the CAs named that lack a revocation. A failure does not undo the revocation, which counts already:
-// it is logged, and the schedule tries again.
+// PublishAfterRevocation issues the CRLs of the CAs named that lack a revocation, none of them waiting for another's key. A failure does not undo
+// the revocation, which counts already: it is logged, and the schedule tries again.
 func (a *Authorities) PublishAfterRevocation(ctx context.Context, names ...string) {
+	var wait sync.WaitGroup
 	for _, name := range names {
-		if _, err := a.requestCRLs(ctx, "server", name, false); err != nil {
-			a.log.Error("crl not issued after a revocation", "ca", name, "error", err)
-			select {
-			case a.publisher.poke <- struct{}{}:
-			default:
+		wait.Go(func() {
+			if _, err := a.requestCRLs(ctx, "server", name, false); err != nil {
+				a.log.Error("crl not issued after a revocation", "ca", name, "error", err)
+				select {
+				case a.publisher.poke <- struct{}{}:
+				default:
+				}
 			}
-		}
+		})
 	}
+	wait.Wait()
 }
 
 // makeCRLs makes the CRLs of all shards, or of those that are due, and returns the one with the highest number.

@@ -4,7 +4,6 @@ package ca
 
 import (
 	"context"
-	"errors"
 	"fmt"
 	"time"
 )
@@ -12,14 +11,31 @@ import (
 // retryAfter is how long the schedule waits after a failure.
 const retryAfter = 30 * time.Second
 
+// lookEvery is how often the schedule looks at each CA at least: others may have revoked, retired or made one.
+const lookEvery = time.Minute
+
 // waves is how many groups the shards of a CA are reissued in, spread over the interval: not all at one time, and not each at a time of its own,
 // because every time costs a broker a reload.
 const waves = 4
 
-// RunCRLSchedule issues CRLs until ctx ends. Several servers on one database may all run it.
+// schedule knows of each CA when its next CRL is due, or that one is under way.
+type schedule struct {
+	next  map[string]time.Time
+	busy  map[string]bool // true: to be looked at again as soon as it is done
+	ended chan outcome
+}
+
+type outcome struct {
+	name string
+	next time.Time
+}
+
+// RunCRLSchedule issues CRLs until ctx ends, those of one CA beside those of the others: a token that is slow or hangs delays no CRL but its
+// own. Several servers on one database may all run it.
 func (a *Authorities) RunCRLSchedule(ctx context.Context) error {
+	s := schedule{next: map[string]time.Time{}, busy: map[string]bool{}, ended: make(chan outcome)}
 	for ctx.Err() == nil {
-		next, err := a.issueDueCRLs(ctx)
+		next, err := a.beginDueCRLs(ctx, &s)
 		if err != nil {
 			a.log.Error("crl schedule", "error", err)
 			next = earlier(next, a.clock.Now().Add(retryAfter))
@@ -29,6 +45,9 @@ func (a *Authorities) RunCRLSchedule(ctx context.Context) error {
 		go func() {
 			select {
 			case <-a.publisher.poke: // a CRL failed after a revocation
+				s.lookAgain()
+			case o := <-s.ended:
+				s.end(o)
 			case <-wait.Done():
 			}
 			cancel()
@@ -38,49 +57,85 @@ func (a *Authorities) RunCRLSchedule(ctx context.Context) error {
 		cancel()
 		<-watched
 	}
+	for len(s.busy) > 0 {
+		s.end(<-s.ended)
+	}
 	return nil
 }
 
-// issueDueCRLs issues every CRL that is due and returns when the next one is.
-func (a *Authorities) issueDueCRLs(ctx context.Context) (next time.Time, err error) {
+func (s *schedule) lookAgain() {
+	clear(s.next)
+	for name := range s.busy {
+		s.busy[name] = true
+	}
+}
+
+func (s *schedule) end(o outcome) {
+	if again := s.busy[o.name]; !again {
+		s.next[o.name] = o.next
+	}
+	delete(s.busy, o.name)
+}
+
+// beginDueCRLs begins with every CA whose time has come and returns when the next one's does.
+func (a *Authorities) beginDueCRLs(ctx context.Context, s *schedule) (next time.Time, err error) {
 	now := a.clock.Now()
-	next = now.Add(time.Minute)
+	next = now.Add(lookEvery)
 	list, err := a.List(ctx)
 	if err != nil {
 		return next, err
 	}
 	for _, info := range list {
-		if info.Certificate == nil || !info.KeyOnline {
+		name := info.Name
+		if _, busy := s.busy[name]; busy {
 			continue
 		}
-		if info.State == Retired { // but for a last CRL that a crash kept it from, it has signed all it ever will
-			if _, issue := a.IssueCRL(ctx, "server", info.Name); issue != nil {
-				err = errors.Join(err, fmt.Errorf("last crl of %s not issued: %w", info.Name, issue))
+		if at := s.next[name]; at.After(now) && !at.After(now.Add(lookEvery)) { // a clock that was set back does not make it wait
+			next = earlier(next, at)
+			continue
+		}
+		s.busy[name] = false
+		go func() {
+			at, err := a.issueDueCRLs(ctx, info)
+			if err != nil && ctx.Err() == nil {
+				a.log.Error("crl schedule", "ca", name, "error", err)
+				at = a.clock.Now().Add(retryAfter)
 			}
-			continue
-		}
-		soonest, issue := a.issueDue(ctx, info.Name)
-		if issue != nil { // the other CAs do not wait for this one
-			err = errors.Join(err, fmt.Errorf("crl of %s not issued: %w", info.Name, issue))
-		}
-		if !soonest.IsZero() {
-			next = earlier(next, soonest)
-		}
+			s.ended <- outcome{name, at}
+		}()
 	}
-	return next, err
+	return next, nil
 }
 
-// issueDue issues the CRLs of one CA that are due and returns when the next one is; the zero time if that is not known.
-func (a *Authorities) issueDue(ctx context.Context, name string) (soonest time.Time, err error) {
-	au, err := a.authority(ctx, name)
+// issueDueCRLs issues every CRL of a CA that is due and returns when to look at it next.
+func (a *Authorities) issueDueCRLs(ctx context.Context, info Info) (next time.Time, err error) {
+	next = a.clock.Now().Add(lookEvery)
+	if info.Certificate == nil || !info.KeyOnline {
+		return next, nil
+	}
+	if info.State == Retired { // but for a last CRL that a crash kept it from, it has signed all it ever will
+		if _, err := a.IssueCRL(ctx, "server", info.Name); err != nil {
+			return next, fmt.Errorf("last crl of %s not issued: %w", info.Name, err)
+		}
+		return next, nil
+	}
+	au, err := a.authority(ctx, info.Name)
 	if err != nil {
-		return time.Time{}, err
+		return next, err
 	}
 	due, soonest, err := a.dueShards(ctx, au)
-	if err == nil && len(due) > 0 {
-		_, err = a.requestCRLs(ctx, "server", name, false)
+	if err != nil {
+		return next, err
 	}
-	return soonest, err
+	if !soonest.IsZero() {
+		next = earlier(next, soonest)
+	}
+	if len(due) > 0 {
+		if _, err := a.requestCRLs(ctx, "server", info.Name, false); err != nil {
+			return next, fmt.Errorf("crl of %s not issued: %w", info.Name, err)
+		}
+	}
+	return next, nil
 }
 
 // dueShards returns the shards of a CA whose CRL is missing, old, or lacks a revocation, and when the first of the others is due.

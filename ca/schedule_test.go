@@ -4,6 +4,8 @@ package ca_test
 
 import (
 	"context"
+	"crypto"
+	"io"
 	"math/rand/v2"
 	"slices"
 	"testing"
@@ -91,6 +93,77 @@ func TestRunCRLSchedule(t *testing.T) {
 			t.Errorf("CRL %d is of %v", number, crl.IssuedAt)
 		}
 	}
+	cancel()
+	if err := <-ended; err != nil {
+		t.Error(err)
+	}
+}
+
+// stuck is a key in a token that does not answer until it is let go.
+type stuck struct {
+	crypto.Signer
+	asked chan struct{}
+	free  chan struct{}
+}
+
+func (s stuck) Sign(random io.Reader, digest []byte, o crypto.SignerOpts) ([]byte, error) {
+	select {
+	case s.asked <- struct{}{}:
+	default:
+	}
+	<-s.free
+	return s.Signer.Sign(random, digest, o)
+}
+
+// A token that hangs delays the CRLs of its own CA and no others, neither those of the schedule nor those after a revocation.
+func TestAKeyThatHangsDelaysNoOtherCA(t *testing.T) {
+	t.Parallel()
+	i := installation.New(t, storage.Open(t, database.SQLite))
+	ctx, cancel := context.WithCancel(context.Background())
+	key := stuck{asked: make(chan struct{}, 1), free: make(chan struct{})}
+	err := i.CA.WrapKey(ctx, "devices", func(k crypto.Signer) crypto.Signer {
+		key.Signer = k
+		return key
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	ended := make(chan error)
+	go func() { ended <- i.CA.RunCRLSchedule(ctx) }()
+	number := func(name string) int64 {
+		crl, _ := current(t, i, name)
+		return crl.Number
+	}
+	before := number("devices")
+	for round := range 3 {
+		last := number("management")
+		i.Clock.Advance(61 * time.Minute)
+		if round == 0 {
+			<-key.asked
+		}
+		harness.Eventually(t, 30*time.Second, "the CRL of another CA", func() bool { return number("management") > last })
+	}
+	c, err := i.CA.Issue(ctx, request("management", "bridge", "bridge-1", installation.Key(t).Public()))
+	if err != nil {
+		t.Fatal(err)
+	}
+	begun := make(chan struct{})
+	go func() {
+		i.CA.PublishAfterRevocation(ctx, "devices", "management")
+		close(begun)
+	}()
+	if _, err := i.CA.Revoke(ctx, "test", c.Serial, "superseded"); err != nil {
+		t.Fatal(err)
+	}
+	if _, list := current(t, i, "management"); !slices.Contains(listed(list), c.Serial) {
+		t.Error("a revocation waits for the key of another CA")
+	}
+	if now := number("devices"); now != before {
+		t.Errorf("CRL %d of the CA whose key hangs", now)
+	}
+	close(key.free)
+	<-begun
+	harness.Eventually(t, 10*time.Second, "the CRL that waited", func() bool { return number("devices") > before })
 	cancel()
 	if err := <-ended; err != nil {
 		t.Error(err)

@@ -6,7 +6,6 @@ import (
 	"crypto/x509"
 	"fmt"
 	"net/http"
-	"path/filepath"
 	"sync"
 	"testing"
 
@@ -25,11 +24,7 @@ func TestOneCodeManyKeysOverTLS(t *testing.T) {
 		url := harness.PostgresURL(t)
 		options := harness.ServerOptions{Env: []string{"NATAL_DATABASE_URL=" + url}}
 		one := newSite(t, options, url)
-		options.Data = filepath.Join(t.TempDir(), "data") // keys, passphrase and the key of the codes are shared as files
-		for _, path := range []string{"config.yaml", "passphrase", "trust.pem", "keys", "ca"} {
-			harness.MustRun(t, "/bin/sh", "-c", "mkdir -p $1 && cp -Rp $2 $1", "-", options.Data, filepath.Join(one.Data, path))
-		}
-		oneCode(t, 8, one, newSite(t, options, url))
+		oneCode(t, 8, one, one.beside(t, options))
 	})
 }
 
