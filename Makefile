@@ -59,6 +59,11 @@ bench: build
 	@NATAL_BIN=$(abspath $(BIN)) $(GO) run ./test/load $(ARGS)
 	@$(GO) test ./ca -run '^$$' -bench MillionRevoked -benchtime 5x
 
+## storm: the failure tests as long as they promise: kills, restarts, revocations and jumps of the clock, about an hour (ARGS: more arguments of go test)
+.PHONY: storm
+storm:
+	NATAL_STORM=1 $(GO) test -count=1 -v -timeout 4h $(ARGS) ./test/crash
+
 ## openapi: write docs/openapi.json, the description of the administration API
 .PHONY: openapi
 openapi:

@@ -202,7 +202,7 @@ func (s *site) require(t *testing.T, devices []*device) {
 	invariants.Require(t, s.url, state, received(devices)...)
 }
 
-// keys are made once: a thousand take seconds.
+// keys are for one certificate each: a key of another end entity is refused.
 func keys(t *testing.T, n int) []crypto.Signer {
 	t.Helper()
 	list := make([]crypto.Signer, n)

@@ -23,10 +23,10 @@ const (
 )
 
 func TestServerKilledWhileEnrolling(t *testing.T) {
-	t.Run("sqlite", func(t *testing.T) { killRounds(t, 40, harness.ServerOptions{}, "") })
+	t.Run("sqlite", func(t *testing.T) { killRounds(t, storm(40, 500), harness.ServerOptions{}, "") })
 	t.Run("postgres", func(t *testing.T) {
 		url := harness.PostgresURL(t)
-		killRounds(t, 8, harness.ServerOptions{Env: []string{"NATAL_DATABASE_URL=" + url}}, url)
+		killRounds(t, storm(8, 100), harness.ServerOptions{Env: []string{"NATAL_DATABASE_URL=" + url}}, url)
 	})
 }
 
@@ -35,22 +35,23 @@ func killRounds(t *testing.T, rounds int, o harness.ServerOptions, url string) {
 	t.Logf("seed %d", seed)
 	random := rand.New(rand.NewPCG(seed, 0))
 	s := newSite(t, o, url)
-	made := keys(t, enrolling)
 	var all []*device
 	var revoked []string
 	var restarts []time.Duration
 	answered, interrupted := 0, 0
 	for round := range rounds {
 		var devices []*device
+		made := keys(t, enrolling)
 		for n := range enrolling {
 			devices = append(devices, s.newDevice(t, fmt.Sprintf("dev-%d-%d", round, n), made[n]))
 		}
-		victim := ""
+		victim, revoke := "", func() error { return nil }
 		if round > 0 {
-			victim = fmt.Sprintf("%034x", all[random.IntN(len(all))].got[0].SerialNumber)
+			victim = all[random.IntN(len(all))].serial()
+			revoke = func() error { return s.revoke(victim) }
 		}
-		confirmed := s.burst(t, devices, victim, time.Duration(random.Int64N(int64(50*time.Millisecond))))
-		if confirmed {
+		confirmed := s.burst(t, devices, revoke, time.Duration(random.Int64N(int64(50*time.Millisecond))))
+		if confirmed && victim != "" {
 			revoked = append(revoked, victim)
 		}
 		for _, d := range devices {
@@ -84,9 +85,9 @@ func killRounds(t *testing.T, rounds int, o harness.ServerOptions, url string) {
 	}
 }
 
-// burst has all devices enroll and an operator revoke a certificate at once, and kills the server after a while. It reports whether the
-// revocation was confirmed.
-func (s *site) burst(t *testing.T, devices []*device, victim string, after time.Duration) (confirmed bool) {
+// burst has all devices enroll and an operator do something at once, and kills the server after a while. It reports whether what the operator did
+// was confirmed.
+func (s *site) burst(t *testing.T, devices []*device, operate func() error, after time.Duration) (confirmed bool) {
 	t.Helper()
 	clients, requests := s.clients(t, len(devices)), make([][]byte, len(devices))
 	for n, d := range devices {
@@ -103,11 +104,7 @@ func (s *site) burst(t *testing.T, devices []*device, victim string, after time.
 			}
 		})
 	}
-	if victim != "" {
-		wg.Go(func() {
-			confirmed = s.operate(http.MethodPost, "/certificates/"+victim+"/revoke", map[string]string{"reason": "superseded"}, nil) == nil
-		})
-	}
+	wg.Go(func() { confirmed = operate() == nil })
 	time.Sleep(after)
 	s.Kill()
 	wg.Wait()

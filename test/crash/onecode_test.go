@@ -30,7 +30,6 @@ func TestOneCodeManyKeysOverTLS(t *testing.T) {
 
 // oneCode races for one code after the other, at all servers at once.
 func oneCode(t *testing.T, rounds int, sites ...*site) {
-	made := keys(t, racers)
 	clients := sites[0].clients(t, racers)
 	at := func(n int) *site { return sites[n%len(sites)] }
 	for _, other := range sites[1:] {
@@ -41,6 +40,7 @@ func oneCode(t *testing.T, rounds int, sites ...*site) {
 	}
 	var devices []*device
 	for round := range rounds {
+		made := keys(t, racers)
 		d := at(round).newDevice(t, fmt.Sprintf("dev-%d", round), nil)
 		requests := make([][]byte, racers)
 		for n := range requests {
