@@ -98,12 +98,24 @@ func (a *Authorities) newestCRLs(ctx context.Context, name string) ([]crlRow, er
 func (a *Authorities) newestCRL(ctx context.Context, name string, shard int) (r crlRow, err error) {
 	err = a.db.Get(ctx, &r, "SELECT "+crlSummary+" FROM crls WHERE authority = ? AND shard = ? ORDER BY number DESC LIMIT 1", name, shard)
 	if isNoRows(err) {
-		return r, refuse(NotFound, "unknown_crl", "CA %q has no CRL", name)
+		return r, a.noCRL(ctx, name, shard)
 	}
 	if err != nil {
 		return r, unavailable("read CRL", err)
 	}
 	return r, nil
+}
+
+// noCRL says why there is no CRL to give: the CA has not so many, or has none yet.
+func (a *Authorities) noCRL(ctx context.Context, name string, shard int) error {
+	shards, err := a.Shards(ctx, name)
+	if err == nil && shard >= shards {
+		err = refuse(NotFound, "unknown_crl", "CA %q has no CRL %d: it has %d, counted from 0", name, shard, shards)
+	}
+	if err == nil {
+		err = refuse(NotFound, "unknown_crl", "CA %q has no CRL yet", name)
+	}
+	return err
 }
 
 // SetCRL changes how long a CA's CRLs are valid and how often they are reissued; the next one is issued at once.

@@ -71,7 +71,7 @@ func (c *certShow) Run(a *app) error {
 			return err
 		}
 		return c.show(a, out, func(w io.Writer) {
-			fields(w, "serial", out.Serial, "device", out.Device, "state", out.State, "issuer", out.Issuer, "label", out.Label, "profile", out.Profile,
+			fields(w, "serial", out.Serial, "device", out.Device, "state", out.State, "issuer", out.Issuer, "label", out.Label, "profile", out.Profile, "profile hash", out.ProfileHash,
 				"requester", out.RequesterKind+" "+out.Requester, "not before", stamp(out.NotBefore), "not after", stamp(out.NotAfter),
 				"issued", stamp(out.IssuedAt), "superseded", stamp(out.SupersededAt), "revoked", stamp(out.RevokedAt), "reason", out.Reason)
 			fmt.Fprint(w, out.Certificate)

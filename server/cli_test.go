@@ -140,6 +140,7 @@ func TestErrors(t *testing.T) {
 	dir := instanceDir(t)
 	csr := testpki.WriteFile(t, filepath.Join(t.TempDir(), "csr.pem"), testpki.CSRPEM(testpki.CSR(t, testpki.Key(t, "ec:P-256"), "Sub CA", nil)))
 	wrong := testpki.WriteFile(t, filepath.Join(t.TempDir(), "wrong"), []byte("another passphrase"))
+	good := testpki.WriteFile(t, filepath.Join(t.TempDir(), "good.yaml"), []byte("name: good\nuse: broker\nkeys: [ec:P-256]\nvalidity: 90d\nextended_key_usage: [clientAuth]\nsubject: {common_name: device}\n"))
 	must(t, dir, "device", "add", "SN-1")
 	for _, c := range []struct{ args, want string }{
 		{"ca show nope", `est-server: ca show: there is no CA "nope" (unknown_ca)`},
@@ -152,7 +153,11 @@ func TestErrors(t *testing.T) {
 		{"label add x --auth bogus", `est-server: label add x: "bogus" is not code, birth or bridge (label_auth)`},
 		{"label set default --ca management", `est-server: label set default: CA "management" issues for use management; a profile for use broker needs another CA (ca_use)`},
 		{"label remove default", "est-server: label remove: the default label stays (label_default)"},
-		{"profile check " + csr, "est-server: profile check: " + csr + ": profile: yaml:"},
+		{"profile check " + csr, "est-server: profile check: " + csr + ": profile: line 1: a value of another kind"},
+		{"profile check " + good + " --ca " + csr, "est-server: profile check " + good + ": --ca " + csr + ": not a certificate in PEM"},
+		{"label add x --profile iot-device --ca nope", `est-server: label add x: there is no CA "nope"`},
+		{"device add x --label nope", `est-server: device add x: there is no label "nope" (unknown_label)`},
+		{"crl get devices --shard 3", `est-server: crl get: CA "devices" has no CRL 3: it has 1, counted from 0 (unknown_crl)`},
 		{"profile show nope", `est-server: profile show: there is no certificate profile "nope" (unknown_profile)`},
 		{"device add a:b", "est-server: device add a:b: an id matches ^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$ (device_id)"},
 		{"device add natal-x", `est-server: device add: the id "natal-x" is reserved (device_id_reserved)`},

@@ -64,7 +64,7 @@ func (c *crlIssue) Run(a *app) error {
 
 type crlGet struct {
 	CA     string `arg:"" name:"ca"`
-	Shard  int    `help:"Which one, of a CA with several: from 0." placeholder:"N"`
+	Shard  *int   `help:"Which one, of a CA with several: from 0." placeholder:"N"`
 	Format string `help:"pem or der." enum:"pem,der" default:"pem"`
 	Out    string `help:"File to write. Default: standard output." placeholder:"FILE"`
 }
@@ -72,8 +72,15 @@ type crlGet struct {
 func (c *crlGet) Run(a *app) error {
 	return a.with(func(api *api) error {
 		var out admin.CRL
-		if err := api.call(http.MethodGet, path("crls", c.CA)+"?shard="+strconv.Itoa(c.Shard), nil, &out); err != nil {
+		shard := 0
+		if c.Shard != nil {
+			shard = *c.Shard
+		}
+		if err := api.call(http.MethodGet, path("crls", c.CA)+"?shard="+strconv.Itoa(shard), nil, &out); err != nil {
 			return err
+		}
+		if c.Shard == nil && out.Shards > 1 { // one of several must not be taken for all
+			return wrongUsage("CA %q has %d CRLs: choose one, --shard 0 to %d", out.CA, out.Shards, out.Shards-1)
 		}
 		content := out.DER
 		if c.Format == "pem" {

@@ -61,7 +61,7 @@ func (c *codeImport) Run(a *app) error {
 	}
 	needed := slices.ContainsFunc(devices, func(d codesheet.Device) bool { return d.Code == "" })
 	if c.Out == "" && needed && !c.Check {
-		return wrongUsage("--out FILE: where shall the codes go?")
+		return wrongUsage("there are lines without a code: --out FILE for the codes that are made")
 	}
 	return a.with(func(api *api) error { return c.run(a, api, devices, faults) })
 }

@@ -96,6 +96,15 @@ func wrongUsage(format string, args ...any) error {
 // helpShown unwinds from kong after --help.
 type helpShown struct{}
 
+// helpFor is the command line that explains the command which a usage error is about, as far as it was understood.
+func helpFor(err error) string {
+	var wrong *kong.ParseError
+	if errors.As(err, &wrong) && wrong.Context != nil && wrong.Context.Selected() != nil {
+		return wrong.Context.Selected().FullPath() + " --help"
+	}
+	return "est-server --help"
+}
+
 // execute runs one command and returns the exit code.
 func execute(ctx context.Context, args []string, stdin io.Reader, stdout, stderr io.Writer) (code int) {
 	defer func() {
@@ -109,7 +118,7 @@ func execute(ctx context.Context, args []string, stdin io.Reader, stdout, stderr
 	var cli commandLine
 	parsed, err := newParser(&cli, stdout, stderr).Parse(args)
 	if err != nil {
-		return report(stderr, "", &usageError{err.Error() + "; see est-server --help"})
+		return report(stderr, "", &usageError{err.Error() + "; see " + helpFor(err)})
 	}
 	a := &app{globals: cli.globals, ctx: ctx, stdin: stdin, stdout: stdout, stderr: stderr, clock: clock.System()}
 	err = parsed.Run(a)

@@ -130,12 +130,12 @@ func (c *profileCheck) issuers(a *app, p *profile.Profile) ([]*x509.Certificate,
 			return nil, err
 		}
 		block, _ := pem.Decode(content)
-		if block == nil {
-			return nil, fmt.Errorf("%s: not a certificate in PEM", c.CA)
+		if block == nil || block.Type != "CERTIFICATE" {
+			return nil, fmt.Errorf("--ca %s: not a certificate in PEM", c.CA)
 		}
 		certificate, err := x509.ParseCertificate(block.Bytes)
 		if err != nil {
-			return nil, fmt.Errorf("%s: %w", c.CA, err)
+			return nil, fmt.Errorf("--ca %s: %w", c.CA, err)
 		}
 		return []*x509.Certificate{certificate}, nil
 	}
@@ -183,7 +183,7 @@ func (c *profileAdd) Run(a *app) error {
 		if err := api.call(http.MethodPost, "/profiles", map[string]string{"yaml": string(content)}, &out); err != nil {
 			return fmt.Errorf("%s: %w", c.File, err)
 		}
-		return c.show(a, out, func(w io.Writer) { fmt.Fprintf(w, "profile %s added\n", out.Name) })
+		return c.show(a, out, func(w io.Writer) { fmt.Fprintf(w, "profile %s is at version %d\n", out.Name, out.Version) })
 	})
 }
 

@@ -119,7 +119,7 @@ func (c *restoreCommand) state(a *app, say instance.Statement) error {
 	stated, err := instance.Restate(a.ctx, o, say)
 	if err != nil {
 		if !c.InPlace {
-			return fmt.Errorf("the files are in %s, the restore is not stated yet: %w; then: est-server restore --in-place --data %s", a.Data, err, a.Data)
+			return fmt.Errorf("the files are in %s, the restore is not stated yet: %w; put it right, then: est-server restore --in-place --data %s, with --passphrase-file, --crl and --statement as before", a.Data, err, a.Data)
 		}
 		return err
 	}

@@ -23,6 +23,7 @@ import (
 	"net/netip"
 	"regexp"
 	"slices"
+	"strings"
 	"time"
 
 	"go.yaml.in/yaml/v3"
@@ -78,7 +79,7 @@ func Parse(source []byte) (*Profile, error) {
 		if errors.Is(err, io.EOF) {
 			return nil, errors.New("profile: the file is empty")
 		}
-		return nil, fmt.Errorf("profile: %w", err)
+		return nil, fmt.Errorf("profile: %s", plainly(err))
 	}
 	if err := decoder.Decode(new(any)); !errors.Is(err, io.EOF) {
 		return nil, errors.New("profile: one document only")
@@ -89,6 +90,23 @@ func Parse(source []byte) (*Profile, error) {
 		return nil, fmt.Errorf("profile %q: %w", p.file.Name, err)
 	}
 	return p, nil
+}
+
+// plainly is what the YAML decoder says, without the Go types behind it: whoever writes a profile knows keys and lines.
+func plainly(err error) string {
+	var problems *yaml.TypeError
+	if !errors.As(err, &problems) {
+		return "not YAML: " + strings.TrimPrefix(err.Error(), "yaml: ")
+	}
+	plain := make([]string, len(problems.Errors))
+	for i, problem := range problems.Errors {
+		if line, _, ok := strings.Cut(problem, ": cannot unmarshal"); ok {
+			problem = line + ": a value of another kind than the key takes; see docs/profiles.md"
+		}
+		problem, _, _ = strings.Cut(problem, " in type ")
+		plain[i] = strings.Replace(problem, " not found", " is not one of a profile's keys", 1)
+	}
+	return strings.Join(plain, "; ")
 }
 
 // Name is the profile's name.

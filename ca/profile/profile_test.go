@@ -87,8 +87,8 @@ func TestBadProfilesAreRefused(t *testing.T) {
 	}
 	for _, tc := range []struct{ name, old, new, want string }{
 		{"empty", good, "", "empty"},
-		{"no YAML", good, "a: b: c", "yaml"},
-		{"a list", good, "[1, 2]", "yaml"},
+		{"no YAML", good, "a: b: c", "not YAML: "},
+		{"a list", good, "[1, 2]", "a value of another kind"},
 		{"two documents", good, good + "---\n" + good, "one document"},
 		{"an unknown key", "use:", "usage: x\nuse:", "usage"},
 		{"a key twice", "use: broker", "use: broker\nuse: broker", "use"},

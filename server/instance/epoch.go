@@ -82,7 +82,7 @@ func (i *Instance) checkHead(ctx context.Context) error {
 }
 
 func (i *Instance) replaced(why string) error {
-	return fmt.Errorf("%s: %w: %s; nothing is served, so that no number is used twice: state the restore with `est-server restore --in-place --data %s`", i.Dir, ErrReplaced, why, i.Dir)
+	return fmt.Errorf("%s: %w: %s; nothing is served, so that no number is used twice: state the restore with `est-server restore --in-place --data %s`, and --crl FILE with a newer CRL", i.Dir, ErrReplaced, why, i.Dir)
 }
 
 // rememberHead brings DIR/epoch.json up to the database, after looking that the database is still the one it tells of.

@@ -72,7 +72,7 @@ func (b *Book) Label(ctx context.Context, name string) (Label, error) {
 	}
 	l, ok := c.labels[name]
 	if !ok {
-		return Label{}, refuse(UnknownLabel, "unknown_label", "there is no such label")
+		return Label{}, refuse(UnknownLabel, "unknown_label", "there is no label %q", name)
 	}
 	return l, nil
 }

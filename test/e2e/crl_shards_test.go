@@ -52,6 +52,9 @@ func TestMosquittoWithSeveralCRLs(t *testing.T) {
 	if len(byShard) < shards {
 		t.Fatalf("devices in %d shards only", len(byShard))
 	}
+	if r := s.CLI(t, "crl", "get", "devices"); r.Err == nil || !strings.Contains(r.Stderr, "choose one, --shard 0 to 3") {
+		t.Errorf("one CRL of several was given for all: %v %s", r.Err, r.Stderr)
+	}
 	for shard, dirs := range byShard {
 		b.mustConnect(t, dirs[0])
 		status, der, _ := s.Get(t, fmt.Sprintf("http://%s/crl/devices/%d.crl", s.Public, shard))
