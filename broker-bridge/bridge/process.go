@@ -18,8 +18,9 @@ import (
 )
 
 const (
-	settleTime     = time.Second // a younger process is not signalled
-	ticksPerSecond = 100         // USER_HZ, fixed in Linux's interface
+	settleTime     = 10 * time.Second // a process that does not handle SIGHUP by then is not signalled
+	settleLook     = 20 * time.Millisecond
+	ticksPerSecond = 100 // USER_HZ, fixed in Linux's interface
 )
 
 // process is a running program, pinned by a file descriptor: its number cannot come to mean another one.
@@ -93,19 +94,26 @@ func (p *process) identify(name string) error {
 	return nil
 }
 
-// hangUp sends SIGHUP, once the process is old enough to survive it.
+// hangUp sends SIGHUP, once the process has installed its handler: a busy machine may need seconds to get there.
 func (p *process) hangUp(ctx context.Context) error {
-	var now unix.Timespec
-	if err := unix.ClockGettime(unix.CLOCK_BOOTTIME, &now); err != nil {
-		return err
-	}
-	if young := settleTime - (time.Duration(now.Nano()) - p.start); young > 0 {
-		timer := time.NewTimer(young)
-		defer timer.Stop()
+	limit := time.NewTimer(settleTime)
+	defer limit.Stop()
+	again := time.NewTicker(settleLook)
+	defer again.Stop()
+	for {
+		handled, err := p.handlesHangUp()
+		if err != nil {
+			return err
+		}
+		if handled {
+			break
+		}
 		select {
 		case <-ctx.Done():
 			return ctx.Err()
-		case <-timer.C:
+		case <-limit.C:
+			return fmt.Errorf("process %d does not handle SIGHUP, which would end it", p.pid)
+		case <-again.C:
 		}
 	}
 	err := unix.PidfdSendSignal(p.fd, unix.SIGHUP, nil, 0)
@@ -116,6 +124,21 @@ func (p *process) hangUp(ctx context.Context) error {
 		return fmt.Errorf("signal process %d: %w", p.pid, err)
 	}
 	return nil
+}
+
+// handlesHangUp tells from /proc whether the process catches SIGHUP.
+func (p *process) handlesHangUp() (bool, error) {
+	status, err := os.ReadFile(fmt.Sprintf("/proc/%d/status", p.pid))
+	if err != nil {
+		return false, fmt.Errorf("%w: process %d: %w", ErrBrokerDown, p.pid, err)
+	}
+	_, rest, _ := strings.Cut(string(status), "\nSigCgt:")
+	line, _, _ := strings.Cut(rest, "\n")
+	caught, err := strconv.ParseUint(strings.TrimSpace(line), 16, 64)
+	if err != nil {
+		return false, fmt.Errorf("process %d: unreadable status: %w", p.pid, err)
+	}
+	return caught&(1<<(unix.SIGHUP-1)) != 0, nil
 }
 
 func (p *process) close() { unix.Close(p.fd) }
