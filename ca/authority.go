@@ -383,7 +383,8 @@ func (a *Authorities) BindUse(tx *database.Tx, name, use string) error {
 	default:
 		return refuse(Conflict, "ca_use", "CA %q issues for use %s; a profile for use %s needs another CA", name, row.Use, use)
 	}
-	if _, err := tx.Exec("UPDATE authorities SET profile_use = ? WHERE name = ? AND profile_use = ''", use, name); err != nil {
+	// A successor that was made before is bound with it: unbound, brokers would not learn of it before it takes over.
+	if _, err := tx.Exec("UPDATE authorities SET profile_use = ? WHERE (name = ? OR replaces = ?) AND profile_use = ''", use, name, name); err != nil {
 		return err
 	}
 	if use == profile.UseBroker && (row.State == Standby || row.State == Active || row.State == Retiring) {

@@ -87,6 +87,8 @@ type certificateRow struct {
 	SupersededAt  int64  `db:"superseded_at"`
 	RevokedAt     int64  `db:"revoked_at"`
 	Reason        string `db:"reason"`
+
+	fresh bool // made for the request that is being answered, not read back after a crash
 }
 
 const certificateColumns = "serial, issuer, state, device, label, profile, profile_hash, spki_sha256, requester_kind, requester, claim, generation, renews, " +

@@ -287,7 +287,7 @@ func (a *Authorities) encode(au *authority, parent, template *x509.Certificate, 
 	}
 	sum := sha256.Sum256(tbs)
 	return &prepared{au: au, template: template, tbs: tbs, row: certificateRow{
-		Serial: SerialHex(template.SerialNumber), Issuer: au.row.Name, State: Intended, SPKISHA256: spki, TBS: tbs, TBSSHA256: hex.EncodeToString(sum[:]),
+		fresh: true, Serial: SerialHex(template.SerialNumber), Issuer: au.row.Name, State: Intended, SPKISHA256: spki, TBS: tbs, TBSSHA256: hex.EncodeToString(sum[:]),
 		NotBefore: template.NotBefore.UnixMilli(), NotAfter: template.NotAfter.UnixMilli(), CreatedAt: now.UnixMilli(),
 	}}, nil
 }
@@ -346,6 +346,9 @@ func (a *Authorities) complete(ctx context.Context, au *authority, r *certificat
 	if err := a.checkClock(ctx); err != nil {
 		return Certificate{}, err
 	}
+	if au.row.State == Retired || au.row.State == Revoked {
+		return Certificate{}, refuse(Conflict, "ca_not_active", "CA %q is %s and signs nothing more", au.row.Name, au.row.State)
+	}
 	key, err := a.signer(au)
 	if err != nil {
 		return Certificate{}, err
@@ -377,6 +380,10 @@ func (a *Authorities) complete(ctx context.Context, au *authority, r *certificat
 		if isNoRows(err) { // somebody else completed, revoked or abandoned it: what is stored counts
 			return tx.Get(&stored, "SELECT "+certificateColumns+" FROM certificates WHERE serial = ? AND issuer = ?", r.Serial, r.Issuer)
 		}
+		held := suspended > 0
+		if err == nil && tx.Dialect() == database.Postgres { // having waited for a suspension, the statement still counted what was there before
+			held, err = heldBySuspension(tx, r.Serial, r.Issuer)
+		}
 		if err != nil {
 			return err
 		}
@@ -392,7 +399,7 @@ func (a *Authorities) complete(ctx context.Context, au *authority, r *certificat
 				return err
 			}
 		}
-		if suspended > 0 {
+		if held {
 			if err := a.holdSuspended(tx, moment(issuedAt), &stored); err != nil {
 				return err
 			}

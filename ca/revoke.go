@@ -156,7 +156,7 @@ func (a *Authorities) Unhold(ctx context.Context, actor, serial string) (Certifi
 	}
 	ctx = context.WithoutCancel(ctx)
 	err = a.db.Write(ctx, "ca.unhold", func(tx *database.Tx) error {
-		is, err := suspended(tx, found.Serial, found.Issuer)
+		is, err := ofSuspended(tx, found)
 		if err != nil {
 			return err
 		}

@@ -13,6 +13,7 @@ import (
 
 	"github.com/natal-pki/natal/ca"
 	"github.com/natal-pki/natal/internal/database"
+	"github.com/natal-pki/natal/server/registration"
 	"github.com/natal-pki/natal/test/installation"
 	"github.com/natal-pki/natal/test/invariants"
 	"github.com/natal-pki/natal/test/storage"
@@ -382,4 +383,45 @@ func issueUntil(t *testing.T, s *installation.Installation, over <-chan struct{}
 			t.Errorf("issued by %s after the activation", c.Issuer)
 		}
 	}
+}
+
+// A profile that names its issuers goes on with whatever takes over from them: an activation must not refuse a fleet.
+func TestRolloverOfANamedIssuer(t *testing.T) {
+	t.Parallel()
+	i := installation.New(t, storage.Open(t, database.SQLite))
+	source := strings.Replace(string(installation.Profiles(t)["iot-device.yaml"]), "use: broker", "use: broker\nissuers: [devices]", 1)
+	if _, err := i.CA.AddProfile(t.Context(), "test", []byte(source)); err != nil {
+		t.Fatal(err)
+	}
+	old := i.EnrollByCode(t, "dev-1", installation.Key(t))
+	rollOver(t, i, "devices")
+	takeOver(t, i, "devices-2")
+	c, err := i.Renew(t, old, installation.CSR(t, installation.Key(t), "dev-1", nil))
+	if err != nil || c.Issuer != "devices-2" {
+		t.Errorf("after the rollover: %v, issued by %q", err, c.Issuer)
+	}
+	if _, err := i.CA.Create(t.Context(), "test", ca.CreateRequest{Name: "others", Parent: "root", Use: "broker"}); err != nil {
+		t.Fatal(err)
+	}
+	_, err = i.CA.Issue(t.Context(), request("others", "iot-device", "dev-3", installation.Key(t).Public()))
+	wantRule(t, err, "issuer")
+}
+
+// A CA that no label had bound yet when it was rolled over: its successor is bound with it, or brokers would not learn of it.
+func TestRolloverBeforeTheFirstLabel(t *testing.T) {
+	t.Parallel()
+	storage.Each(t, func(t *testing.T, db *database.DB) {
+		i := installation.New(t, db)
+		ctx := t.Context()
+		if _, err := i.CA.Create(ctx, "test", ca.CreateRequest{Name: "fresh", Parent: "root"}); err != nil {
+			t.Fatal(err)
+		}
+		rollOver(t, i, "fresh")
+		if _, err := i.Book.AddLabel(ctx, "test", registration.Label{Name: "fresh", CA: "fresh", Profile: "iot-device"}); err != nil {
+			t.Fatal(err)
+		}
+		if info := takeOver(t, i, "fresh-2"); info.Use != "broker" {
+			t.Errorf("the successor is for use %q", info.Use)
+		}
+	})
 }

@@ -38,7 +38,7 @@ func lockCertificates(tx *database.Tx, r *certificateRow) error {
 }
 
 // endOthers revokes the other certificates of the end entity and profile, or, when a newer one was stored before (a crash came between),
-// this one. It returns the CAs whose CRLs change.
+// this one. Only what was read back after a crash can be the older one: after the clock was put back, times alone would end each new one. It returns the CAs whose CRLs change.
 func (a *Authorities) endOthers(tx *database.Tx, now time.Time, r *certificateRow) (issuers []string, err error) {
 	var others []struct {
 		Serial    string `db:"serial"`
@@ -53,7 +53,7 @@ func (a *Authorities) endOthers(tx *database.Tx, now time.Time, r *certificateRo
 	}
 	for _, o := range others {
 		ends := Certificate{Issuer: o.Issuer, Serial: o.Serial, Device: r.Device, IssuedAt: moment(o.IssuedAt)}
-		newer := o.CreatedAt > r.CreatedAt
+		newer := !r.fresh && o.CreatedAt > r.CreatedAt
 		if newer {
 			ends = Certificate{Issuer: r.Issuer, Serial: r.Serial, Device: r.Device, IssuedAt: now}
 		}

@@ -75,11 +75,28 @@ func (a *Authorities) ForgetSuspensionInTx(tx *database.Tx, device string) error
 	return err
 }
 
-// suspended tells whether the suspension of a device holds the certificate.
-func suspended(tx *database.Tx, serial, issuer string) (bool, error) {
+// heldBySuspension tells whether the suspension of a device holds the certificate.
+func heldBySuspension(tx *database.Tx, serial, issuer string) (bool, error) {
 	var n int64
 	err := tx.Get(&n, "SELECT COUNT(*) FROM suspended_certificates WHERE serial = ? AND issuer = ?", serial, issuer)
 	return n > 0, err
+}
+
+// ofSuspended tells whether a certificate is of a device that is suspended, whoever held it: nothing of such a device becomes valid.
+func ofSuspended(tx *database.Tx, c Certificate) (bool, error) {
+	if is, err := heldBySuspension(tx, c.Serial, c.Issuer); is || err != nil {
+		return is, err
+	}
+	query := "SELECT suspended_at FROM end_entities WHERE id = ?"
+	if tx.Dialect() == database.Postgres {
+		query += " FOR UPDATE" // a suspension under way is waited for, or finds the certificate as it is after this transaction
+	}
+	var at int64
+	err := tx.Get(&at, query, c.Device)
+	if isNoRows(err) {
+		return false, nil
+	}
+	return at > 0, err
 }
 
 // holdSuspended holds a certificate that was issued in this transaction and whose device was suspended since it was intended.

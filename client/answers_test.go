@@ -133,6 +133,33 @@ func TestRootOutOfTheAnswer(t *testing.T) {
 	}
 }
 
+// TestIssuingCAIsNoRoot: whoever has the key of an issuing CA can sign a root of its name and key, which lives for ever and below which there is no
+// limit. The issuing CA's own certificate vouches for that as little as for a server.
+func TestIssuingCAIsNoRoot(t *testing.T) {
+	t.Parallel()
+	for name, limits := range map[string]testpki.Option{
+		"path length 0": testpki.PathLen(0), "path length 3": testpki.PathLen(3),
+		"names":  testpki.Edit(func(c *x509.Certificate) { c.PermittedDNSDomains = []string{"devices.example.com"} }),
+		"usages": testpki.EKU(x509.ExtKeyUsageClientAuth),
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			p := newPeer(t)
+			planted := testpki.Root(t, "Devices 2")
+			limited := p.root.Intermediate(t, "Devices 2", testpki.WithKey(planted.Key), limits)
+			p.on(wire.OpCACerts, p.certs(p.root.Certificate, limited.Certificate, planted.Certificate))
+			p.on(wire.OpSimpleEnroll, func(w http.ResponseWriter, r *http.Request) { writeCerts(w, p.certify(p.csr(r), limited, nil)) })
+			id, err := p.client().Enroll(testContext(t), newKey(t), Request{CommonName: "dev-1"})
+			if err != nil {
+				t.Fatal(err)
+			}
+			if slices.ContainsFunc(id.Anchors, planted.Certificate.Equal) {
+				t.Error("the issuing CA made itself a root of the device")
+			}
+		})
+	}
+}
+
 // TestServerRootIsKept: /cacerts of a label under another root must not make the device forget the server's own.
 func TestServerRootIsKept(t *testing.T) {
 	t.Parallel()

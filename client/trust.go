@@ -8,6 +8,8 @@ import (
 	"crypto/subtle"
 	"crypto/tls"
 	"crypto/x509"
+	"crypto/x509/pkix"
+	"encoding/asn1"
 	"encoding/hex"
 	"encoding/pem"
 	"errors"
@@ -139,10 +141,18 @@ func follow(anchors, roots, others []*x509.Certificate, now time.Time) []*x509.C
 	return slices.DeleteFunc(slices.Clone(roots), func(root *x509.Certificate) bool { return !slices.ContainsFunc(trusted, root.Equal) })
 }
 
-// vouches reports whether cross is root's name and key, certified by one of trusted.
+// vouches reports whether cross is root's name and key, certified by one of trusted. A certificate with limits is that of a CA below a root: whoever has
+// its key could sign himself a root of the same name and key that has none, and that no revocation would reach.
 func vouches(cross, root *x509.Certificate, trusted []*x509.Certificate, now time.Time) bool {
-	return sameNameAndKey(cross, root) && cross.IsCA && !now.Before(cross.NotBefore) && !now.After(cross.NotAfter) &&
+	return sameNameAndKey(cross, root) && cross.IsCA && !limited(cross) && !now.Before(cross.NotBefore) && !now.After(cross.NotAfter) &&
 		slices.ContainsFunc(trusted, func(t *x509.Certificate) bool { return !now.After(t.NotAfter) && cross.CheckSignatureFrom(t) == nil })
+}
+
+// limited reports whether a CA certificate says what may stand below it.
+func limited(c *x509.Certificate) bool {
+	nameConstraints := asn1.ObjectIdentifier{2, 5, 29, 30}
+	return c.MaxPathLen >= 0 || len(c.ExtKeyUsage)+len(c.UnknownExtKeyUsage) > 0 ||
+		slices.ContainsFunc(c.Extensions, func(e pkix.Extension) bool { return e.Id.Equal(nameConstraints) })
 }
 
 func sameNameAndKey(a, b *x509.Certificate) bool {

@@ -36,9 +36,6 @@ func (c *codeCreate) Run(a *app) error {
 			return err
 		}
 	}
-	if err := mayWrite(c.Out); err != nil {
-		return err
-	}
 	return a.with(func(api *api) error {
 		var out admin.Code
 		if err := api.call(http.MethodPost, "/codes", in, &out); err != nil {

@@ -50,9 +50,6 @@ func (c *deviceAdd) Run(a *app) error {
 			return err
 		}
 	}
-	if err := mayWrite(c.Out); err != nil {
-		return err
-	}
 	return a.with(func(api *api) error {
 		var out admin.AddedDevice
 		if err := api.call(http.MethodPost, "/devices", in, &out); err != nil {
@@ -218,9 +215,6 @@ type deviceReissue struct {
 }
 
 func (c *deviceReissue) Run(a *app) error {
-	if err := mayWrite(c.Out); err != nil {
-		return err
-	}
 	return a.with(func(api *api) error {
 		var out admin.Code
 		if err := api.call(http.MethodPost, path("devices", c.ID, "reissue"), admin.ReissueDevice{Reason: c.Reason}, &out); err != nil {

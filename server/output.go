@@ -84,19 +84,6 @@ func (a *app) write(out string, content []byte, mode os.FileMode) error {
 	return writeFile(out, content, mode)
 }
 
-// mayWrite fails if the file out cannot be written: what is asked of the server for it cannot be asked twice.
-func mayWrite(out string) error {
-	if out == "" {
-		return nil
-	}
-	f, err := atomicfile.Create(out, 0o600)
-	if err != nil {
-		return err
-	}
-	f.Abort()
-	return nil
-}
-
 // outputFile is a file with secrets in it.
 type outputFile struct {
 	path    string

@@ -5,6 +5,8 @@ package bridge
 import (
 	"bytes"
 	"crypto/x509"
+	"crypto/x509/pkix"
+	"encoding/asn1"
 	"maps"
 	"slices"
 	"strings"
@@ -66,11 +68,18 @@ func vouched(root *x509.Certificate, offered *Set, rules Rules) bool {
 	return false
 }
 
-// certifies reports whether cross is root's name and key, signed by one of trusted and valid now.
+// certifies reports whether cross is root's name and key, signed by one of trusted and valid now. A certificate with limits is that of a CA below a
+// root: whoever has its key could sign himself a root of the same name and key.
 func certifies(cross, root *x509.Certificate, trusted []*x509.Certificate, now time.Time) bool {
 	return bytes.Equal(cross.RawSubject, root.RawSubject) && bytes.Equal(cross.RawSubjectPublicKeyInfo, root.RawSubjectPublicKeyInfo) &&
-		cross.IsCA && !now.Before(cross.NotBefore) && !now.After(cross.NotAfter) &&
+		cross.IsCA && !limited(cross) && !now.Before(cross.NotBefore) && !now.After(cross.NotAfter) &&
 		slices.ContainsFunc(trusted, func(a *x509.Certificate) bool { return !now.After(a.NotAfter) && cross.CheckSignatureFrom(a) == nil })
+}
+
+func limited(c *x509.Certificate) bool {
+	nameConstraints := asn1.ObjectIdentifier{2, 5, 29, 30}
+	return c.MaxPathLen >= 0 || len(c.ExtKeyUsage)+len(c.UnknownExtKeyUsage) > 0 ||
+		slices.ContainsFunc(c.Extensions, func(e pkix.Extension) bool { return e.Id.Equal(nameConstraints) })
 }
 
 // keptAnchors are the roots of the last good set, and those that these vouch for.

@@ -31,6 +31,9 @@ func TestANewRootThatTheOldOneVouchesFor(t *testing.T) {
 		"new with old, has ended": {func(_ *offer, old, next *testpki.Authority) *testpki.Authority {
 			return old.Intermediate(t, "Root 2", testpki.WithKey(next.Key), testpki.Expired())
 		}, CodeAnchorAdded},
+		"the certificate of an issuing CA": {func(_ *offer, old, next *testpki.Authority) *testpki.Authority {
+			return old.Intermediate(t, "Root 2", testpki.WithKey(next.Key), testpki.PathLen(0))
+		}, CodeAnchorAdded},
 		"an issuing CA, not a root": {func(o *offer, _, next *testpki.Authority) *testpki.Authority {
 			return o.devices.Intermediate(t, "Root 2", testpki.WithKey(next.Key))
 		}, CodeAnchorAdded},

@@ -537,3 +537,35 @@ func FuzzBuild(f *testing.F) {
 		}
 	})
 }
+
+// The common name of a server is a registered one, wherever in its request it stands: what a request may choose names nobody.
+func TestFirstDNSIsRegistered(t *testing.T) {
+	t.Parallel()
+	p, err := profile.Parse([]byte("name: web\nuse: management\nkeys: [ec:P-256]\nvalidity: 30d\nsubject: {common_name: first_dns}\nextended_key_usage: [serverAuth]\n" +
+		"san:\n  registered: true\n  required: true\n  requested:\n    dns: {suffixes: [example.com]}\ncsr:\n  allow: [san.dns]\n"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, tc := range []struct {
+		asked []string
+		want  string // "": refused
+	}{
+		{[]string{"own.example.com"}, "own.example.com"},
+		{[]string{"chosen.example.com", "own.example.com"}, "own.example.com"},
+		{[]string{"chosen.example.com"}, ""},
+	} {
+		der := testpki.CSR(t, testpki.Key(t, "ec:P-256"), "", func(r *x509.CertificateRequest) { r.DNSNames, r.Subject = tc.asked, pkix.Name{} })
+		csr, err := x509.ParseCertificateRequest(der)
+		if err != nil {
+			t.Fatal(err)
+		}
+		template, _, err := p.Build(profile.Input{Device: "srv-1", Registered: []string{"dns:own.example.com"}, CSR: csr, Issuer: issuer(), Now: now})
+		got := ""
+		if err == nil {
+			got = template.Subject.CommonName
+		}
+		if got != tc.want {
+			t.Errorf("%v: named %q, want %q (%v)", tc.asked, got, tc.want, err)
+		}
+	}
+}

@@ -5,7 +5,7 @@ package profile
 type file struct {
 	Name         string          `yaml:"name"`               // lower case letters, digits and hyphens
 	Use          string          `yaml:"use"`                // broker, birth, management, ocsp or ca
-	Issuers      []string        `yaml:"issuers"`            // names of the CAs that may issue; default every one of the use
+	Issuers      []string        `yaml:"issuers"`            // names of the CAs that may issue; default every one of the use; their successors too
 	Keys         []string        `yaml:"keys"`               // exact set: ec:P-256, ec:P-384, ec:P-521, rsa:2048, 3072, 4096, 6144, 8192, ed25519
 	KeyReuse     string          `yaml:"key_reuse"`          // a public key of another end entity: refuse (default) or allow
 	Bundles      []string        `yaml:"bundles"`            // how a key made by the server may be handed out: pem, p12 (default both), or [none]
@@ -33,7 +33,7 @@ type file struct {
 }
 
 type subject struct {
-	CommonName   string           `yaml:"common_name"`   // device: the id of the end entity; first_dns: the first DNS name of the SAN
+	CommonName   string           `yaml:"common_name"`   // device: the id of the end entity; first_dns: the first registered DNS name of the SAN (use management)
 	SerialNumber string           `yaml:"serial_number"` // device, or nothing
 	Fields       map[string]field `yaml:"fields"`        // C, ST, L, STREET, POSTALCODE, O, OU; CN and serialNumber for rules about the request
 }

@@ -110,6 +110,7 @@ func TestBadProfilesAreRefused(t *testing.T) {
 		{"a common name from the request", "common_name: device", "common_name: csr", "subject.common_name:"},
 		{"no common name", "subject:\n  common_name: device\n", "", "subject.common_name:"},
 		{"first_dns without names", "common_name: device", "common_name: first_dns", "first_dns"},
+		{"a device called by a name of its SAN", "common_name: device", "common_name: first_dns\nsan:\n  registered: true", "use management"},
 		{"a serial number from the request", "common_name: device", "common_name: device\n  serial_number: csr", "subject.serial_number:"},
 		{"no extended key usage", "[clientAuth]", "[]", "extended_key_usage:"},
 		{"any extended key usage", "[clientAuth]", "[any]", "extended_key_usage:"},

@@ -35,10 +35,7 @@ func fieldForm(name, value string) bool {
 func (b *builder) subject() {
 	want := b.in.Device
 	if b.file.Subject.CommonName == "first_dns" {
-		want = ""
-		if len(b.template.DNSNames) > 0 {
-			want = b.template.DNSNames[0]
-		}
+		want = b.firstRegistered()
 	}
 	b.template.Subject = pkix.Name{CommonName: want}
 	before := len(b.findings)
@@ -62,6 +59,17 @@ func (b *builder) subject() {
 			b.fail("san_cn", "the common name %s is none of the alternative names", want)
 		}
 	}
+}
+
+// firstRegistered is the first DNS name that was not the request's own choice: what a request chooses names nobody.
+func (b *builder) firstRegistered() string {
+	registered := b.allowedNames()
+	for _, name := range b.template.DNSNames {
+		if slices.Contains(registered, "dns:"+name) {
+			return name
+		}
+	}
+	return ""
 }
 
 // matchIdentity holds the identity against the profile's pattern.

@@ -257,6 +257,9 @@ func (p *Profile) validateSubject(problem problems) {
 	if f.Subject.CommonName == "first_dns" && !f.SAN.Registered {
 		problem("subject.common_name", "first_dns needs san.registered")
 	}
+	if f.Subject.CommonName == "first_dns" && f.Use != UseManagement {
+		problem("subject.common_name", "first_dns is for use management: a device is called by its id, or brokers would take it for another")
+	}
 	p.patterns = map[string]*regexp.Regexp{}
 	for name, rule := range f.Subject.Fields {
 		key := "subject.fields." + name

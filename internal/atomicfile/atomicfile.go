@@ -44,9 +44,6 @@ func Create(path string, mode os.FileMode) (*File, error) { return create(path, 
 func create(path string, mode os.FileMode, uid, gid int) (*File, error) {
 	t, err := os.CreateTemp(filepath.Dir(path), "."+filepath.Base(path)+temporary+"*")
 	if err != nil {
-		if named := (*os.PathError)(nil); errors.As(err, &named) {
-			err = named.Err // the temporary name says nothing to anybody
-		}
 		return nil, fmt.Errorf("replace %s: %w", path, err)
 	}
 	f := &File{temporary: t, path: path}

@@ -33,7 +33,7 @@ func (a *API) registerBundles() {
 		if err := a.mayUseDevice(ctx, c, in.ID); err != nil && !isUnknownDevice(err) {
 			return Bundle{}, err
 		}
-		bundle, err := a.cfg.Book.IssueBundle(ctx, c.Actor, in.ID, asked.Label, asked.Key, cmp.Or(asked.Format, "pem"))
+		bundle, err := a.cfg.Book.IssueBundle(ctx, c.Actor, in.ID, label, asked.Key, cmp.Or(asked.Format, "pem"))
 		if err != nil {
 			return Bundle{}, err
 		}

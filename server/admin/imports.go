@@ -113,7 +113,7 @@ func importProblem(bad *registration.ImportError) *Problem {
 
 // trustFingerprint is what a device may recognise the EST server by, or "" while there is no such thing.
 func (a *API) trustFingerprint(ctx context.Context) string {
-	info, err := a.cfg.CA.Get(ctx, adminIssuer)
+	info, err := a.cfg.CA.Serving(ctx, adminIssuer)
 	if err != nil || len(info.Chain) == 0 {
 		return ""
 	}

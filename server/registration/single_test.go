@@ -20,6 +20,7 @@ const singleProfile = `name: single
 use: broker
 keys: [ec:P-256]
 validity: 30d
+backdate: 5m
 single_active: true
 subject: {common_name: device}
 san:
@@ -125,4 +126,39 @@ func TestLabelNeedsClientAuth(t *testing.T) {
 	i := installation.New(t, storage.Open(t, database.SQLite))
 	_, err := i.Book.AddLabel(context.Background(), "test", registration.Label{Name: "servers", CA: "management", Profile: "mqtt-server", Auth: []string{"code"}})
 	wantKind(t, err, registration.Invalid, "label_client_auth")
+}
+
+// A clock that was put back: the certificate of before has the later time, and the new one counts all the same.
+func TestSingleActiveAfterTheClockWentBack(t *testing.T) {
+	t.Parallel()
+	i := withSingle(t, storage.Open(t, database.SQLite))
+	first := i.EnrollByCode(t, "dev-1", installation.Key(t))
+	i.Clock.Advance(-2 * time.Minute)
+	second, err := i.Renew(t, first, installation.CSR(t, installation.Key(t), "dev-1", nil))
+	if err != nil {
+		t.Fatal(err)
+	}
+	if now, err := i.CA.Certificate(context.Background(), second.Serial); err != nil || now.State != ca.Issued {
+		t.Errorf("the new certificate is %s (%s), %v", now.State, now.Reason, err)
+	}
+}
+
+// A name with a wildcard stands for names that are somebody's, and a name below a registered wildcard is somebody's.
+func TestWildcardsOverReservedNames(t *testing.T) {
+	t.Parallel()
+	i := withSingle(t, storage.Open(t, database.SQLite))
+	ctx := context.Background()
+	for _, d := range []registration.NewDevice{{ID: "b-1", Label: "bridge", SANs: []string{"dns:mqtt.example.com"}}, {ID: "b-2", Label: "bridge", SANs: []string{"dns:*.example.org"}}} {
+		if _, err := i.Book.AddDevice(ctx, "test", d); err != nil {
+			t.Fatal(err)
+		}
+	}
+	reserved := i.Book.Reserved(ctx, "dev-1")
+	for name, want := range map[string]bool{
+		"dns:*.example.com": true, "dns:x.example.org": true, "dns:*.example.org": true, "dns:example.com": false, "dns:x.y.example.org": false, "dns:*.example.net": false, "dns:*.com": false,
+	} {
+		if got := reserved(name); got != want {
+			t.Errorf("%s: reserved %t, want %t", name, got, want)
+		}
+	}
 }

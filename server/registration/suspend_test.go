@@ -4,6 +4,7 @@ package registration_test
 
 import (
 	"context"
+	"errors"
 	"slices"
 	"testing"
 
@@ -180,4 +181,30 @@ func TestSuspendedDeviceEnds(t *testing.T) {
 	if _, err := i.Book.Reissue(ctx, "test", "dev-1", "keyCompromise"); err != nil {
 		t.Error(err)
 	}
+}
+
+// A certificate that an operator held stays held while its device is suspended: nothing of a suspended device is valid.
+func TestUnholdWhileSuspended(t *testing.T) {
+	t.Parallel()
+	storage.Each(t, func(t *testing.T, db *database.DB) {
+		i := installation.New(t, db)
+		ctx := context.Background()
+		c := i.EnrollByCode(t, "dev-1", installation.Key(t))
+		if _, err := i.CA.Revoke(ctx, "test", c.Serial, "certificateHold"); err != nil {
+			t.Fatal(err)
+		}
+		if _, err := i.Book.SuspendDevice(ctx, "test", "dev-1"); err != nil {
+			t.Fatal(err)
+		}
+		var refused *ca.Error
+		if _, err := i.CA.Unhold(ctx, "test", c.Serial); !errors.As(err, &refused) || refused.Rule != "device_suspended" || stateOf(t, i, c) != ca.Held {
+			t.Errorf("%v: the certificate is %s", err, stateOf(t, i, c))
+		}
+		if _, err := i.Book.ResumeDevice(ctx, "test", "dev-1"); err != nil || stateOf(t, i, c) != ca.Held {
+			t.Errorf("%v: after the resumption it is %s", err, stateOf(t, i, c))
+		}
+		if _, err := i.CA.Unhold(ctx, "test", c.Serial); err != nil || stateOf(t, i, c) != ca.Issued {
+			t.Errorf("%v: the certificate is %s", err, stateOf(t, i, c))
+		}
+	})
 }
