@@ -383,5 +383,5 @@ func TestCRLByHash(t *testing.T) {
 	_, err := i.CA.CRLBySHA256(ctx, "")
 	wantError(t, err, ca.NotFound, "unknown_crl")
 	_, err = i.CA.CurrentCRL(ctx, "nowhere")
-	wantError(t, err, ca.NotFound, "unknown_crl")
+	wantError(t, err, ca.NotFound, "unknown_ca")
 }
