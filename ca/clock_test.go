@@ -64,7 +64,7 @@ func TestClockBehind(t *testing.T) {
 	})
 }
 
-// T65: far ahead and back again. Nothing is dated back, and the CRLs do not go back either.
+// Far ahead and back again. Nothing is dated back, and the CRLs do not go back either.
 func TestClockJumps(t *testing.T) {
 	t.Parallel()
 	i := installation.New(t, storage.Open(t, database.SQLite))

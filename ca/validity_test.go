@@ -1,4 +1,4 @@
-// From when to when certificates are valid, to the second and to the octet (T66), by the profile's rules and the end of the issuer.
+// From when to when certificates are valid, to the second and to the octet, by the profile's rules and the end of the issuer.
 
 package ca_test
 

@@ -1,4 +1,4 @@
-// The clock of the server's machine jumps while devices enroll (T65): an hour and a day back, ten years ahead, and home again.
+// The clock of the server's machine jumps while devices enroll: an hour and a day back, ten years ahead, and home again.
 
 package crash_test
 

@@ -1,5 +1,5 @@
-// What is published survives the server that publishes it: CRLs under SIGKILL (T38), under many revokers at two servers that come and go
-// (T60), and how soon a revocation is known (T61). NATAL_STORM=1, as "make storm" sets it, makes them last.
+// What is published survives the server that publishes it: CRLs under SIGKILL, under many revokers at two servers that come
+// and go, and how soon a revocation is known. NATAL_STORM=1, as "make storm" sets it, makes them last.
 
 package crash_test
 
@@ -217,7 +217,7 @@ func (s *site) status(issuer, leaf *x509.Certificate) (int, error) {
 	return response.Status, nil
 }
 
-// T38: the server dies while it makes and publishes CRLs. What is published, by HTTP and as files, is always whole, later than before, and never less.
+// The server dies while it makes and publishes CRLs. What is published, by HTTP and as files, is always whole, later than before, and never less.
 func TestServerKilledWhilePublishing(t *testing.T) {
 	for _, shards := range []int{1, 4} {
 		t.Run(fmt.Sprint(shards, " shards"), func(t *testing.T) { killPublishing(t, shards, storm(5, 100)) })
@@ -299,7 +299,7 @@ func (l *lists) readFiles(t *testing.T, dir string) {
 	}
 }
 
-// T60: sixteen revokers, two servers on one database, each restarted again and again. No number stands for two CRLs, none is lower than the one
+// Sixteen revokers, two servers on one database, each restarted again and again. No number stands for two CRLs, none is lower than the one
 // before, and what was confirmed to be revoked is on the CRL and in the OCSP answer of the server that said so.
 func TestTwoServersRevokeUnderRestarts(t *testing.T) {
 	lasts, pause := storm(10*time.Second, 10*time.Minute), storm(2*time.Second, 5*time.Second)
@@ -430,7 +430,7 @@ func (s *site) beside(t *testing.T, o harness.ServerOptions) *site {
 	return newSite(t, o, s.url)
 }
 
-// T61: how long until a revocation is known, measured from the call.
+// How long until a revocation is known, measured from the call.
 func TestHowSoonARevocationIsKnown(t *testing.T) {
 	many := storm(100, 1000)
 	url := harness.PostgresURL(t)

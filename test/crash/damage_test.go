@@ -1,4 +1,4 @@
-// A database that was lost or damaged while the server was down (T36): the server refuses to start, names the file, and makes no empty one in its place.
+// A database that was lost or damaged while the server was down: the server refuses to start, names the file, and makes no empty one in its place.
 
 package crash_test
 

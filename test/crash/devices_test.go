@@ -1,5 +1,5 @@
-// Package crash_test kills the built server, over and over, while devices enroll, and sends it hundreds of requests with one code at once
-// (T28, T41). After each round test/invariants looks at the database and at what the devices received.
+// Package crash_test kills the built server, over and over, while devices enroll, and sends it hundreds of requests with one code at once.
+// After each round test/invariants looks at the database and at what the devices received.
 package crash_test
 
 import (

@@ -1,4 +1,4 @@
-// A disk that fails to sync once (T30): what is on it is unknown from then on, so the server issues nothing until it is restarted, and says so.
+// A disk that fails to sync once: what is on it is unknown from then on, so the server issues nothing until it is restarted, and says so.
 
 package crash_test
 

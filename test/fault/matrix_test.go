@@ -1,6 +1,6 @@
 //go:build testhooks
 
-// The fault matrix (T29): each operation of the server is done with each of its steps failing, not done or done with the answer lost, and
+// The fault matrix: each operation of the server is done with each of its steps failing, not done or done with the answer lost, and
 // then comes what may come next: the same request again, another one, or a restart. After each of them the invariants hold, and in the
 // end the operation is done once.
 
