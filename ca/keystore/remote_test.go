@@ -158,6 +158,14 @@ func TestWrongPINIsTriedOnce(t *testing.T) {
 	harness.Eventually(t, 5*time.Second, "the right PIN to be tried", func() bool { return s.Check(uri) == nil })
 }
 
+func TestModuleThatIsNotThereIsNamed(t *testing.T) {
+	missing := filepath.Join(t.TempDir(), "module.so")
+	err := store(t).Check("pkcs11:module-path=" + missing + ";token=t;object=ca?pin-source=" + token(t, "named"))
+	if err == nil || !strings.Contains(err.Error(), missing) {
+		t.Errorf("got %v, want %s in it", err, missing)
+	}
+}
+
 func TestSlowTokenIsBoundedAndAlone(t *testing.T) {
 	slowPIN := token(t, "slow")
 	module, control := hsm.SlowModule(t, t.TempDir())

@@ -33,7 +33,7 @@ func (f *Feed) postAck(w http.ResponseWriter, r *http.Request, bridge string) er
 	case ack.Seq < 0 || ack.Seq > newest:
 		return badRequest("invalid", "seq: there is no such trust set")
 	}
-	text := strings.ToValidUTF8(ack.Error, "?")
+	text := strings.ToValidUTF8(strings.ReplaceAll(ack.Error, "\x00", "?"), "?") // PostgreSQL takes no zero octets
 	if len(text) > maxErrorText {
 		text = strings.ToValidUTF8(text[:maxErrorText], "")
 	}
