@@ -18,7 +18,8 @@
 //	rollover.go crosses.go    one CA after another; the certificates that link two roots
 //	retire.go                 the end of a CA
 //	info.go                   what others see
-//	issue.go sign.go          certificates: TBS bytes and signature
+//	issue.go complete.go      certificates: recorded; signed and stored
+//	sign.go                   TBS bytes and signature
 //	reuse.go single.go        one key, one device; one certificate at a time
 //	explain.go shape.go       what would become of a request; what CA certificates look like
 //	certificate.go            the records

@@ -154,7 +154,9 @@ func (s *server) run(ctx context.Context, ready func(*server) error) error {
 	daemon.SdNotify(false, daemon.SdNotifyReady)
 	s.log.Info("serving", "est", s.est.address(), "public", s.public.address(), "admin", s.admin.address(), "metrics", s.monitoring.address())
 	if ready != nil {
-		err = ready(s)
+		if err = ready(s); ctx.Err() != nil { // told to stop meanwhile: that is no failure
+			err = nil
+		}
 	}
 	if err == nil {
 		<-groupCtx.Done()

@@ -26,11 +26,11 @@ func TestFailedSyncStopsIssuing(t *testing.T) {
 		// Each enrollment takes two syncs; a few devices may pass before.
 		refused := false
 		for n := range 3 {
-			one, err := s.tryDevice(fmt.Sprintf("dev-%d-%d", when, n), d.key)
+			one, err := s.tryDevice(fmt.Sprintf("dev-%d-%d", when, n), testpki.Key(t, "ec:P-256"))
 			if refused = err != nil; refused {
 				break
 			}
-			status, certificate, err := s.enroll(s.client(n), one, one.csr(t, d.key))
+			status, certificate, err := s.enroll(s.client(n), one, one.csr(t, one.key))
 			if certificate != nil {
 				one.got = append(one.got, certificate)
 				devices = append(devices, one)
