@@ -160,6 +160,7 @@ func TestGlobalsignClient(t *testing.T) {
 	}
 	// Channel binding, where its TLS version has one.
 	linked := w.basic(t, "", "SN-linked")
+	key = testpki.Key(t, "ec:P-256")
 	linked.SigningKey = key
 	if _, err := linked.Enroll(t.Context(), request(t, key, "SN-linked")); err != nil {
 		t.Errorf("enroll with a signing key for the challenge password: %v", err)
@@ -171,7 +172,7 @@ func TestGlobalsignClientIsRefused(t *testing.T) {
 	w := start(t)
 	key := testpki.Key(t, "ec:P-256")
 	used := w.basic(t, "", "SN-used")
-	if _, err := used.Enroll(t.Context(), request(t, key, "SN-used")); err != nil {
+	if _, err := used.Enroll(t.Context(), request(t, testpki.Key(t, "ec:P-256"), "SN-used")); err != nil {
 		t.Fatal(err)
 	}
 	revokedClient := w.basic(t, "", "SN-revoked")
