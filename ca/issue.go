@@ -83,6 +83,9 @@ var errTakenOver = refuse(Unavailable, "ca_not_active", "the CA does not issue a
 func (a *Authorities) issueOnce(ctx context.Context, req Request) (Certificate, error) {
 	p, err := a.prepare(ctx, req)
 	if err != nil {
+		if behind := a.checkClock(ctx); behind != nil { // it was put back meanwhile, which says nothing about the request
+			return Certificate{}, behind
+		}
 		return a.redeliver(ctx, req, err)
 	}
 	ctx = context.WithoutCancel(ctx) // from the first transaction on the work is carried to its end
