@@ -14,6 +14,7 @@ import (
 	"net/url"
 	"path/filepath"
 	"slices"
+	"syscall"
 	"time"
 )
 
@@ -43,6 +44,7 @@ func scale(ctx context.Context, o options, dir string, factory *factory) error {
 	if err := fill(ctx, filepath.Join(full.data, "est.db"), o.stored, max(1, o.stored/devicesOfStored), time.Now()); err != nil {
 		return fmt.Errorf("fill: %w", err)
 	}
+	syscall.Sync() // the system would be busy writing it to disk for a while, which says nothing about a database of that size
 	fmt.Printf("\n%d certificates of %d devices stored in %.0f s\n", o.stored, o.stored/devicesOfStored, time.Since(began).Seconds())
 	began = time.Now()
 	if err := full.start(ctx); err != nil {
